@@ -1,0 +1,7 @@
+"""Methods that answer queries with rigorous bounds, passed as values."""
+
+from equicert.bounds.base import Method
+from equicert.bounds.interval import Interval
+from equicert.bounds.lipschitz import Lipschitz
+
+__all__ = ["Interval", "Lipschitz", "Method"]

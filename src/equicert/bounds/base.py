@@ -1,0 +1,63 @@
+"""The one interface of all methods: a network and a query in, an answer out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from equicert.enclosures import Enclosure
+from equicert.operators import Dense
+from equicert.queries import Answer, Forms, Query, StateBox
+from equicert.rounding import down, gamma, up
+from equicert.stored import StoredNetwork
+
+
+class Method(ABC):
+    """A way to bound linear forms of y over boxes of inputs."""
+
+    name: str
+
+    @abstractmethod
+    def answer(self, network: StoredNetwork, query: Query) -> Answer:
+        """Rigorous lower bounds on every form of the query.
+
+        Raises:
+            NotContractingError: the network is not proved well-posed.
+            RoundingError: this machine's arithmetic is not plain float64.
+            InputError: the query does not fit the network.
+        """
+
+
+def answer_from_state(network: StoredNetwork, query: Query, state: StateBox) -> Answer:
+    """Bound every form over the state box by elision: one product per form, (10) of [J22]."""
+    rows = query.forms[0].rows if query.forms else 0
+    lower = torch.full((query.box.batch, rows), -torch.inf, dtype=torch.float64)
+    lower = lower.to(query.box.lo.device)
+    for index, forms in enumerate(query.forms):
+        chosen = query.which == index
+        lower[chosen] = _lower_bounds(network, forms, state.lo[chosen], state.hi[chosen])
+    usable = state.proved[:, None] & ~lower.isnan()
+    return Answer(query, torch.where(usable, lower, -torch.inf), state)
+
+
+def _lower_bounds(
+    network: StoredNetwork,
+    forms: Forms,
+    lo: Tensor,  # (batch, n)
+    hi: Tensor,  # (batch, n)
+) -> Tensor:  # (batch, k)
+    """Lower bounds on `A (C z + c) + d` over [lo, hi], all rounding included.
+
+    The rows `A C` are formed in floating point; what that loses, at most
+    `gamma_q |A| |C|` and underflow entrywise, is charged against the size of z.
+    """
+    rows = forms.A @ network.C
+    absolute = Enclosure.of(Dense(forms.A))
+    lost = gamma(network.outputs + 2) * absolute.magnitude_above(network.C.abs().mT).mT
+    image, _ = Enclosure.of(Dense(rows)).image(lo, hi)
+    size = torch.maximum(lo.abs(), hi.abs())
+    charged = Enclosure.of(Dense(up(lost))).magnitude_above(size)
+    constant, _ = absolute.image(network.c[None], network.c[None])
+    return down(down(image - charged) + down(constant + forms.d))

@@ -1,0 +1,201 @@
+"""`certify` and `reach`: from weights to verdicts.
+
+`certified` means: for the network with exactly the stored weights, in real arithmetic, every x in
+the box has a unique fixed point and the label's output is strictly the largest. The solver
+proposes; rounded-outwards tests certify. Anything less is `unknown`, with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from equicert.bounds import Interval, Method
+from equicert.boxes import Bound, Box, Domain
+from equicert.contraction import Contraction
+from equicert.errors import InputError, NotContractingError, RoundingError
+from equicert.network import ImplicitNetwork
+from equicert.queries import Answer, Query, check_labels
+from equicert.stored import StoredNetwork
+
+STATUSES = ("certified", "misclassified", "unknown")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of one sample.
+
+    Attributes:
+        status: "certified" (rigorous), "misclassified" (the clean point is wrong) or "unknown".
+        label: the label asked about.
+        predicted: the network's label at the clean point; -1 where it could not be computed.
+        margin: rigorous lower bound on the least margin over the box; minus infinity if none.
+        method: the method's name.
+        reason: why it is unknown ("margin", "unconverged", "rounding", "not contracting"); else "".
+    """
+
+    status: str
+    label: int
+    predicted: int
+    margin: float
+    method: str
+    reason: str
+
+    def to_json(self) -> dict[str, object]:
+        """The fields, with an infinite margin as None (JSON has no infinity)."""
+        fields = asdict(self)
+        if self.margin in (float("inf"), float("-inf")):
+            fields["margin"] = None
+        return fields
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The image of a box of inputs.
+
+    Attributes:
+        output: (batch, q) bounds that contain y for every x in the box, proved where `proved`.
+        state: (batch, n) bounds that contain z*(x).
+        proved: (batch,) bool.
+        reason: per sample, why not.
+        contraction: eta and mu, the proof that z*(x) is unique.
+    """
+
+    output: Box
+    state: Box
+    proved: Tensor
+    reason: tuple[str, ...]
+    contraction: Contraction
+
+
+def certify(
+    network: StoredNetwork | ImplicitNetwork,
+    x: Tensor,  # (batch, r) or (r,)
+    label: Tensor | int,  # (batch,) or a number
+    eps: Bound,
+    *,
+    domain: Domain = None,
+    method: Method | None = None,
+    batch_size: int = 1000,
+) -> list[Verdict]:
+    """Verdicts for the boxes `[max(x - eps, lo), min(x + eps, hi)]`, [lo, hi] the domain.
+
+    Example:
+        >>> network = StoredNetwork.from_arrays(W, U, b, C, c, "relu")
+        >>> [verdict] = certify(network, x, label=3, eps=0.1, domain=(0.0, 1.0))
+        >>> verdict.status
+        'certified'
+
+    Args:
+        network: stored, or a module, whose present weights are then taken.
+        x: points; float64 values are taken as the exact rationals they are.
+        label: classes, 0..q-1.
+        eps: radius in the sup-norm, in the units of x: a number, (r,) or (batch, 1).
+        domain: two numbers or two (r,) vectors to intersect the box with, or None.
+        method: `Interval()` (certificate (14) of [J22], default) or `Lipschitz()` (13).
+        batch_size: samples at a time; changes no verdict to a false one.
+
+    Raises:
+        InputError: eps negative or NaN, a point outside the domain, a label out of range, x of the
+            wrong width. A network that is not proved contracting is no error here: every verdict
+            is then `unknown`, reason "not contracting".
+    """
+    stored = as_stored(network)
+    x = torch.as_tensor(x)
+    x = stored.check_inputs(x)
+    labels = check_labels(torch.as_tensor(label), len(x), stored.outputs)
+    box = Box.around(x, eps, domain)
+    verdicts = certify_boxes(stored, x, labels, box, method or Interval(), batch_size)
+    return [verdict for chunk in verdicts for verdict in chunk]
+
+
+@torch.no_grad()
+def certify_boxes(
+    network: StoredNetwork,
+    x: Tensor,  # (batch, r) float64
+    labels: Tensor,  # (batch,) int64
+    box: Box,
+    method: Method,
+    batch_size: int,
+) -> Iterator[list[Verdict]]:
+    """The same for boxes already made, a list of verdicts per chunk, as they become known."""
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    for begin in range(0, len(x), batch_size):
+        rows = slice(begin, begin + batch_size)
+        yield _verdicts(network, x[rows], labels[rows], box[rows], method)
+
+
+def _verdicts(
+    network: StoredNetwork, x: Tensor, labels: Tensor, box: Box, method: Method
+) -> list[Verdict]:
+    try:
+        query = Query.of_margins(box, labels, network.outputs)
+        answer = method.answer(network, query)
+        solution = network.solve(x)
+    except (NotContractingError, RoundingError) as error:
+        reason = "not contracting" if isinstance(error, NotContractingError) else "rounding"
+        lost = float("-inf")
+        return [Verdict("unknown", int(y), -1, lost, method.name, reason) for y in labels]
+    predicted = (solution.value @ network.C.mT + network.c).argmax(1)
+    predicted = torch.where(solution.converged, predicted, torch.full_like(predicted, -1))
+    return [
+        _verdict(held, int(y), int(p), m, why, method.name)
+        for held, y, p, m, why in zip(
+            answer.holds.tolist(),
+            labels,
+            predicted,
+            answer.margin.tolist(),
+            answer.reasons,
+            strict=True,
+        )
+    ]
+
+
+def _verdict(
+    held: bool, label: int, predicted: int, margin: float, reason: str, method: str
+) -> Verdict:
+    if held:  # a positive margin is a proof that the clean point is right, too
+        return Verdict("certified", label, label, margin, method, "")
+    if predicted not in (label, -1):
+        return Verdict("misclassified", label, predicted, margin, method, "")
+    return Verdict("unknown", label, predicted, margin, method, reason)
+
+
+@torch.no_grad()
+def reach(network: StoredNetwork | ImplicitNetwork, box: Box) -> Reach:
+    """Boxes that contain y and z*(x) for every x in the box, rounded outwards ([J22], Thm 6.3).
+
+    Example:
+        >>> image = reach(network, Box.around(x, 0.1))
+        >>> image.output.lo, image.output.hi
+
+    Raises:
+        NotContractingError: no unique fixed point is proved.
+        InputError: the box does not fit the network, or its image could not be proved.
+    """
+    stored = as_stored(network)
+    method = Interval()
+    answer: Answer = method.answer(stored, Query.of_outputs(box, stored.outputs))
+    if not bool(answer.state.proved.all()):
+        row = int((~answer.state.proved).nonzero()[0, 0])
+        raise InputError(
+            f"box {row} has no proved image ({answer.state.reason[row]}): the network is too close"
+            " to mu(W) = 1, or its numbers overflow float64"
+        )
+    lower, negated = answer.lower.chunk(2, 1)
+    return Reach(
+        Box(lower, -negated),
+        Box(answer.state.lo, answer.state.hi),
+        answer.state.proved,
+        answer.state.reason,
+        stored.contraction,
+    )
+
+
+def as_stored(network: StoredNetwork | ImplicitNetwork) -> StoredNetwork:
+    """The stored form of either kind of network."""
+    return network.store() if isinstance(network, ImplicitNetwork) else network

@@ -1,0 +1,71 @@
+"""Rigorous images of boxes under an operator: one centre product and one radius product.
+
+For `v` in `[c - rho, c + rho]`, exactly `A v` lies in `A c +- |A| rho`. In float64 the computed
+`m = fl(A c)` is off by at most `gamma_k |A| |c|`, so the radius product is taken over
+`rho + gamma_k |c|` and the two share their cost; underflow is added per term.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equicert.operators import Operator
+from equicert.rounding import TINY, centre_radius, down, gamma, up
+
+
+@dataclass(frozen=True)
+class Enclosure:
+    """The rounded-outwards action of a float64 operator on boxes."""
+
+    A: Operator
+    magnitude: Operator  # |A|
+    row_sums: Tensor  # (n,), |A| 1 in plain floating point, for the underflow term only
+
+    @classmethod
+    def of(cls, A: Operator) -> Enclosure:
+        """Prepare an operator; float32 entries are widened to float64, which is exact."""
+        A = A.detach().to(dtype=torch.float64)
+        return cls(A, A.absolute(), A.absolute_row_sums())
+
+    def image(
+        self,
+        lo: Tensor,  # (batch, m) float64
+        hi: Tensor,  # (batch, m) float64
+    ) -> tuple[Tensor, Tensor]:  # (batch, n) each
+        """Bounds that enclose `A v` in exact arithmetic for every real v in [lo, hi].
+
+        NaN or infinity in, or an overflow on the way, gives NaN or infinity out, never a bound
+        that is finite and wrong; callers test with comparisons that NaN fails.
+        """
+        c, rho = centre_radius(lo, hi)
+        k = self.A.terms
+        g = gamma(k + 2)
+        wide = up(rho + up(g * c.abs()))
+        m = self.A.apply(c)
+        radius = self._above(self.magnitude.apply(wide), wide, g)
+        underflow = self._underflow(c)
+        radius = up(radius + underflow)
+        return down(m - radius), up(m + radius)
+
+    def magnitude_above(
+        self,
+        v: Tensor,  # (batch, m) float64, non-negative
+    ) -> Tensor:  # (batch, n)
+        """An upper bound on the exact `|A| v`."""
+        return self._above(self.magnitude.apply(v), v, gamma(self.A.terms + 2))
+
+    def _above(self, product: Tensor, v: Tensor, g: float) -> Tensor:
+        """An upper bound on the exact product of non-negative factors: p / (1 - g) and underflow."""
+        return up(up(product + self._underflow(v)) * (1 + 2 * g))
+
+    def _underflow(self, v: Tensor) -> Tensor:
+        """Per output: k products and k sums that may flush, and factors read as zero.
+
+        `TINY (2 k + sum_j |v_j| + sum_j |A_ij|)`, doubled; each bracket is at least 1, so that the
+        multiplication by TINY does not underflow itself.
+        """
+        spread = v.abs().sum(-1, keepdim=True) + self.row_sums
+        return (2 * TINY) * (2 * self.A.terms + 2 * spread)

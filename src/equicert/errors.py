@@ -1,0 +1,68 @@
+"""Exceptions. Each message is one line: what was asked, what was found, what to do.
+
+Callers who want to handle everything that equicert raises catch `EquicertError`. Errors about a
+value that the caller supplied are also `ValueError`; errors about an output folder are `OSError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EquicertError(Exception):
+    """Base of every exception that equicert raises on purpose."""
+
+
+class InputError(EquicertError, ValueError):
+    """A value from the caller that cannot be used: eps, labels, boxes, points, shapes."""
+
+
+class DataError(InputError):
+    """A data set that is missing, damaged or inconsistent."""
+
+
+class ModelError(InputError):
+    """A model whose tensors, activation or file cannot be used."""
+
+
+class ConfigError(InputError):
+    """An option or configuration key that is unknown or out of range."""
+
+
+class OutputError(EquicertError, OSError):
+    """An output folder that cannot be written or belongs to another run."""
+
+
+class RoundingError(EquicertError):
+    """The machine's arithmetic is not the arithmetic that the rounding bounds assume."""
+
+
+class NotContractingError(EquicertError):
+    """No positive eta with mu_{inf,[eta]^-1}(W) < 1 exists or could be proved."""
+
+    def __init__(self, mu: float, row: int, detail: str = "") -> None:
+        self.mu, self.row = mu, row
+        super().__init__(
+            f"the network is not proved contracting: mu(W) = {mu:.6g} >= 1 at row {row} at the best"
+            f" eta found{detail}; lower gamma, or train with the contracting parametrisation"
+        )
+
+
+class NotConvergedError(EquicertError):
+    """A solver that did not reach its tolerance on every sample."""
+
+    def __init__(self, what: str, failed: int, batch: int, radius: float, detail: str) -> None:
+        self.failed, self.batch, self.radius = failed, batch, radius
+        super().__init__(
+            f"{what}: {failed} of {batch} samples missed the tolerance (worst error radius"
+            f" {radius:.3g}); {detail}"
+        )
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A clause "; did you mean 'relu'? (known: ...)" for messages about unknown names."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    hint = f"; did you mean '{close[0]}'?" if close else ";"
+    return f"{hint} (known: {', '.join(names)})"

@@ -1,0 +1,135 @@
+"""Training losses: [J22], equation (11), the nominal loss mixed with the one at the worst case."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from equicert.boxes import Domain
+from equicert.errors import InputError
+from equicert.network import ImplicitNetwork
+
+
+@dataclass(frozen=True)
+class InclusionLoss:
+    """The loss (11) of a batch and its parts.
+
+    Attributes:
+        total: scalar, `(1 - kappa) nominal + kappa robust`; differentiate this.
+        nominal: scalar, cross-entropy of `y(x)`.
+        robust: scalar, cross-entropy of the worst-case logits; None where kappa is 0, since the
+            embedded solve is skipped then.
+        outputs: (batch, q), y(x).
+        margins: (batch, q), lower bounds on `y_label - y_j` over the box; 0 in the label's own
+            column; None where kappa is 0.
+    """
+
+    total: Tensor
+    nominal: Tensor
+    robust: Tensor | None
+    outputs: Tensor
+    margins: Tensor | None
+
+
+def inclusion_loss(
+    network: ImplicitNetwork,
+    x: Tensor,  # (batch, r)
+    labels: Tensor,  # (batch,) int64
+    eps: float,
+    kappa: float,
+    domain: Domain = None,
+) -> InclusionLoss:
+    """`(1 - kappa) CE(y(x), label) + kappa CE(-m, label)`, (11) of [J22].
+
+    m are the elided margins (10) over the state box of `[x - eps, x + eps]` within the domain,
+    good to the network's tolerance: see `elided_margins`. W is materialised once for both solves.
+
+    Example:
+        >>> loss = inclusion_loss(network, x, labels, eps=0.1, kappa=0.75, domain=(0.0, 1.0))
+        >>> loss.total.backward()
+
+    Args:
+        network: the network to train.
+        x: inputs in the network's dtype, inside the domain.
+        labels: classes, 0..q-1.
+        eps: radius in the sup-norm, >= 0; at 0 the robust part is the nominal one.
+        kappa: weight of the robust part, in [0, 1]; at 0 no embedded network is solved.
+        domain: two numbers or two (r,) vectors to intersect the box with, or None.
+
+    Raises:
+        InputError: eps negative, infinite or NaN, kappa outside [0, 1], labels out of range, a
+            point outside the domain.
+        NotContractingError, NotConvergedError: as the network's own solves.
+    """
+    if not 0 <= eps < torch.inf:
+        raise InputError(f"eps must be finite and >= 0, got {eps!r}")
+    if not 0 <= kappa <= 1:
+        raise InputError(f"kappa must lie in [0, 1], got {kappa!r}")
+    _check_labels(labels, len(x), len(network.c))
+    at = network.materialise()
+    y = network.read_out(network.state(x, at))
+    nominal = cross_entropy(y, labels)
+    if kappa == 0:
+        return InclusionLoss(nominal, nominal, None, y, None)
+    if eps == 0:
+        margins = y.gather(1, labels[:, None]) - y
+        return InclusionLoss(nominal, nominal, nominal, y, margins)
+    zlo, zhi = network.reach(*clipped_box(x, eps, domain), at)
+    margins = elided_margins(network.C, network.c, zlo, zhi, labels)
+    robust = cross_entropy(-margins, labels)
+    return InclusionLoss((1 - kappa) * nominal + kappa * robust, nominal, robust, y, margins)
+
+
+def elided_margins(
+    C: Tensor,  # (q, n)
+    c: Tensor,  # (q,)
+    zlo: Tensor,  # (batch, n)
+    zhi: Tensor,  # (batch, n)
+    labels: Tensor,  # (batch,) int64
+) -> Tensor:  # (batch, q)
+    """The least `(C_y - C_j) z + c_y - c_j` over z in [zlo, zhi], y the label: (10) of [J22].
+
+    One product over the difference of rows: at least the lower bound on y_y less the upper bound
+    on y_j, which lets z take two values at once. In centre-radius form,
+    `(C_y - C_j) z_c + c_y - c_j - |C_y - C_j| z_r`; column y is exactly 0.
+    """
+    centre, radius = 0.5 * (zlo + zhi), 0.5 * (zhi - zlo)
+    y = torch.addmm(c, centre, C.mT)
+    # For all pairs of rows in one product, (batch, q, q): no (batch, q, n) of gathered rows.
+    spread = (C[:, None] - C).abs().flatten(0, 1)
+    loss = (radius @ spread.mT).unflatten(1, (len(C), len(C)))
+    rows = torch.arange(len(labels), device=labels.device)
+    return y[rows, labels][:, None] - y - loss[rows, labels]
+
+
+def clipped_box(
+    x: Tensor,  # (batch, r)
+    eps: float,
+    domain: Domain = None,
+) -> tuple[Tensor, Tensor]:  # (batch, r) each
+    """`[max(x - eps, lo), min(x + eps, hi)]` in the arithmetic of x: for training, not proofs.
+
+    A point outside the domain gives an inverted box, which `ImplicitNetwork.reach` refuses.
+    """
+    if domain is None:
+        return x - eps, x + eps
+    low, high = (torch.as_tensor(end).to(x) for end in domain)
+    return torch.maximum(x - eps, low), torch.minimum(x + eps, high)
+
+
+def _check_labels(labels: Tensor, batch: int, classes: int) -> None:
+    if labels.shape != (batch,) or labels.dtype != torch.int64:
+        raise InputError(
+            f"labels must be int64 of shape ({batch},), got {labels.dtype} of shape"
+            f" {tuple(labels.shape)}"
+        )
+    outside = (labels < 0) | (labels >= classes)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise InputError(
+            f"label {int(labels[row])} of sample {row} is out of range: the network has {classes}"
+            f" outputs, so labels are 0..{classes - 1}"
+        )

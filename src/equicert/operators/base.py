@@ -1,0 +1,99 @@
+"""The operator interface: what every method needs of W and U, whatever their structure."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+class Operator(ABC):
+    """A linear map A from R^m to R^n, applied to batches of rows.
+
+    A new structure needs the abstract members; all methods of the package then work with it, and
+    the parts that proofs need (signs, absolute values) come from mapping its stored entries.
+    """
+
+    structure: str  # goes into the model digest and file: "dense", "convolution ..."
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(n, m)."""
+
+    @abstractmethod
+    def apply(
+        self,
+        v: Tensor,  # (batch, m)
+    ) -> Tensor:  # (batch, n)
+        """`A v` for each row v, by plain inner products of at most `terms` terms."""
+
+    @abstractmethod
+    def transpose(self) -> Operator:
+        """`A^T`."""
+
+    @abstractmethod
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
+        """The operator with fn, `fn(0) = 0`, applied to every stored entry."""
+
+    @abstractmethod
+    def off_diagonal(self) -> Operator:
+        """A without its diagonal (square operators)."""
+
+    @abstractmethod
+    def diagonal(self) -> Tensor:  # (n,)
+        """The diagonal (square operators)."""
+
+    @abstractmethod
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The stored tensors by name: what files keep and the digest covers."""
+
+    @property
+    def terms(self) -> int:
+        """Length of the longest inner product in `apply`; rounding bounds grow with it."""
+        return self.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the stored entries."""
+        return next(iter(self.tensors().values())).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the stored entries live."""
+        return next(iter(self.tensors().values())).device
+
+    def absolute(self) -> Self:
+        """Entrywise `|A|`."""
+        return self.map(torch.abs)
+
+    def positive(self) -> Self:
+        """Entrywise `[A]^+ = max(A, 0)`."""
+        return self.map(lambda entries: entries.clamp(min=0))
+
+    def negative(self) -> Self:
+        """Entrywise `[A]^- = min(A, 0)`."""
+        return self.map(lambda entries: entries.clamp(max=0))
+
+    def absolute_row_sums(self) -> Tensor:  # (n,)
+        """`|A| 1`."""
+        ones = torch.ones(1, self.shape[1], dtype=self.dtype, device=self.device)
+        return self.absolute().apply(ones)[0]
+
+    def dense(self) -> Tensor:  # (n, m)
+        """The full matrix, for methods that factorise it."""
+        identity = torch.eye(self.shape[1], dtype=self.dtype, device=self.device)
+        return self.apply(identity).mT
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """The operator on another device or in another type; float32 to float64 is exact."""
+        return self.map(lambda entries: entries.to(device=device, dtype=dtype))
+
+    def detach(self) -> Self:
+        """The operator without its gradient history."""
+        return self.map(torch.Tensor.detach)

@@ -1,0 +1,215 @@
+"""Fixed-point problems: what a solver needs to know of the equation that it solves.
+
+Three equations share one shape: the network's state, the embedded network's pair of bounds, and
+their adjoints. Each comes in its full form `z = F(z)` and in the diagonally eliminated form, in
+which every row's scalar equation is solved exactly (derived here).
+
+Error bounds (derived here). Let A be the entrywise Lipschitz matrix of the eliminated map, so that
+`A_ij <= |W_ij| / (1 - W_ii)`, and `g = eta - A eta > 0` the gaps of the contraction. If z has the
+residual `|G(z) - z| <= t g`, then `|z - z*| <= t eta` entrywise, because `(I - A)^-1 >= 0`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+
+from equicert.activations import Activation
+from equicert.contraction import Contraction
+from equicert.operators import Operator
+
+
+class Problem(ABC):
+    """A fixed-point equation on batches of rows z (batch, m)."""
+
+    contraction: Contraction
+    diagonal: Tensor  # (n,) of W, in the dtype of the solve
+
+    @abstractmethod
+    def full(self, z: Tensor) -> Tensor:
+        """`F(z)`, diagonal included."""
+
+    @abstractmethod
+    def eliminated(self, z: Tensor) -> Tensor:
+        """The same equation with each row's own term solved for: `G(z)`."""
+
+    @abstractmethod
+    def error_bound(self, residual: Tensor) -> Tensor:
+        """(batch,) bound on the sup-norm error, from `G(z) - z` (batch, m); for z and for G(z)."""
+
+    @abstractmethod
+    def full_error_bound(self, residual: Tensor) -> Tensor:
+        """The same from `F(z) - z` by `||z - z*|| <= ||F(z) - z|| / (1 - mu^+)` in the weighted norm.
+
+        It holds for every point that is no further from z* in that norm than z, too.
+        """
+
+    @abstractmethod
+    def evaluation_error(self, z: Tensor) -> Tensor:
+        """(batch, m) bound on how far rounding can move the computed `G(z)` from the exact one."""
+
+    @abstractmethod
+    def start(self) -> Tensor:
+        """(batch, m) where to begin when nothing better is known."""
+
+
+class _Primal(Problem, ABC):
+    """What the state and the embedded pair share: sup-norm bounds, weights repeated per bound."""
+
+    activation: Activation
+    u: Tensor
+
+    def error_bound(self, residual: Tensor) -> Tensor:
+        copies = residual.shape[-1] // len(self.contraction.eta)
+        gaps = self.contraction.gaps.to(residual).repeat(copies)
+        t = (residual.abs() / gaps).amax(-1)
+        return t * float(self.contraction.eta.amax())
+
+    def full_error_bound(self, residual: Tensor) -> Tensor:
+        copies = residual.shape[-1] // len(self.contraction.eta)
+        eta = self.contraction.eta.to(residual).repeat(copies)
+        t = (residual.abs() / eta).amax(-1) / self.contraction.gap
+        return t * float(self.contraction.eta.amax())
+
+    def start(self) -> Tensor:
+        return torch.zeros_like(self.u)
+
+
+@final
+@dataclass(frozen=True)
+class StateProblem(_Primal):
+    """`z = phi(W z + u)`, eliminated: `z = psi(W_off z + u)`; z and u (batch, n)."""
+
+    W_off: Operator
+    diagonal: Tensor
+    u: Tensor
+    u_error: Tensor  # (batch, n) bound on the rounding error of u
+    activation: Activation
+    contraction: Contraction
+
+    def full(self, z: Tensor) -> Tensor:
+        return self.activation.phi(self.W_off.apply(z) + self.diagonal * z + self.u)
+
+    def eliminated(self, z: Tensor) -> Tensor:
+        return self.activation.psi(self.W_off.apply(z) + self.u, self.diagonal)
+
+    def evaluation_error(self, z: Tensor) -> Tensor:
+        return _rounding_of_psi(self, z, z.abs())
+
+
+@final
+@dataclass(frozen=True)
+class EmbeddedProblem(_Primal):
+    """The embedded network (6) of [J22] for rows (lo, hi), (batch, 2n), in centre-radius form.
+
+    With c = (lo + hi)/2 and rho = (hi - lo)/2 the two lines of (6) read
+    `phi(W c + u_c -+ (M rho + u_r))`, M the Metzler majorant: two products, not four (derived
+    here). `u` holds `(u_c - u_r, u_c + u_r)`.
+    """
+
+    W_off: Operator
+    magnitude: Operator  # |W_off|
+    diagonal: Tensor
+    u: Tensor
+    u_error: Tensor
+    activation: Activation
+    contraction: Contraction
+
+    def _drive(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        lo, hi = z.chunk(2, -1)
+        centre = self.W_off.apply(0.5 * (lo + hi))
+        radius = self.magnitude.apply(0.5 * (hi - lo))
+        return centre - radius, centre + radius
+
+    def full(self, z: Tensor) -> Tensor:
+        own = self.diagonal.repeat(2) * z
+        return self.activation.phi(torch.cat(self._drive(z), -1) + own + self.u)
+
+    def eliminated(self, z: Tensor) -> Tensor:
+        return self.activation.psi(torch.cat(self._drive(z), -1) + self.u, self.diagonal.repeat(2))
+
+    def evaluation_error(self, z: Tensor) -> Tensor:
+        lo, hi = z.abs().chunk(2, -1)
+        return _rounding_of_psi(self, z, 2 * torch.maximum(lo, hi).repeat(1, 2))
+
+
+@final
+@dataclass(frozen=True)
+class AdjointProblem(Problem):
+    """The adjoint `v = g + W^T D v` of either equation, D the slopes of phi at its solution.
+
+    Eliminated: `v = (g + W_off^T D v) / (1 - W_ii D)`, the same unknown. In `y = (1 - W_ii D) v` it
+    contracts in the dual norm: `sum_i g_i |e_i| <= sum_i eta_i |residual_i|`, g the gaps. For a
+    pair (lo, hi) the transposed products act on sums and differences.
+    """
+
+    transposed: Operator  # W_off^T
+    transposed_magnitude: Operator | None  # |W_off|^T for a pair
+    diagonal: Tensor
+    g: Tensor  # (batch, m) cotangent of z
+    slope: Tensor  # (batch, m)
+    contraction: Contraction
+
+    def _back(self, p: Tensor) -> Tensor:
+        if self.transposed_magnitude is None:
+            return self.transposed.apply(p)
+        p_lo, p_hi = p.chunk(2, -1)
+        centre = 0.5 * self.transposed.apply(p_lo + p_hi)
+        radius = 0.5 * self.transposed_magnitude.apply(p_hi - p_lo)
+        return torch.cat([centre - radius, centre + radius], -1)
+
+    @cached_property
+    def _own(self) -> Tensor:
+        """`W_ii D`, (batch, m)."""
+        copies = self.slope.shape[-1] // len(self.diagonal)
+        return self.diagonal.repeat(copies) * self.slope
+
+    def full(self, z: Tensor) -> Tensor:
+        return self.g + self._back(self.slope * z) + self._own * z
+
+    def eliminated(self, z: Tensor) -> Tensor:
+        return (self.g + self._back(self.slope * z)) / (1 - self._own)
+
+    def error_bound(self, residual: Tensor) -> Tensor:
+        copies = residual.shape[-1] // len(self.diagonal)
+        eta = self.contraction.eta.to(residual).repeat(copies)
+        gaps = self.contraction.gaps.to(residual).repeat(copies)
+        scale = 1 - self._own
+        return (residual.abs() * eta * scale).sum(-1) / (gaps * scale).amin(-1)
+
+    def full_error_bound(self, residual: Tensor) -> Tensor:
+        copies = residual.shape[-1] // len(self.diagonal)
+        eta = self.contraction.eta.to(residual).repeat(copies)
+        distance = (residual.abs() * eta).sum(-1) / self.contraction.gap
+        return distance / float(self.contraction.eta.amin())
+
+    def evaluation_error(self, z: Tensor) -> Tensor:
+        unit = torch.finfo(z.dtype).eps
+        size = (self.slope * z).abs().reshape(-1, len(self.diagonal))
+        column = 2 * self.transposed.absolute().apply(size).reshape(z.shape)
+        error = (self.transposed.terms + 8) * unit * (column + self.g.abs())
+        return error / (1 - self._own) + 8 * unit * z.abs()
+
+    def start(self) -> Tensor:
+        return self.g / (1 - self._own)
+
+
+def _rounding_of_psi(
+    problem: StateProblem | EmbeddedProblem,
+    z: Tensor,  # (batch, m)
+    size: Tensor,  # (batch, m) bound on the entries that the products run over
+) -> Tensor:  # (batch, m)
+    """`gamma |W_off| |z| <= gamma (eta - g) (1 - W_ii) max_j |z_j|/eta_j`, then psi's slope."""
+    copies = z.shape[-1] // len(problem.diagonal)
+    eta = problem.contraction.eta.to(z).repeat(copies)
+    gaps = problem.contraction.gaps.to(z).repeat(copies)
+    scale = (1 - problem.diagonal).repeat(copies)
+    unit = torch.finfo(z.dtype).eps
+    products = (size / eta).amax(-1, keepdim=True) * (eta - gaps)
+    drive = (problem.W_off.terms + 8) * unit * (products + problem.u.abs() / scale)
+    return drive + problem.u_error / scale + 8 * unit * z.abs()

@@ -1,0 +1,204 @@
+"""Queries and answers: a box of inputs, linear forms in y, and what is proved of them.
+
+Margins of a label, an output box and a property from a file are one thing: linear forms
+`A y + d`, grouped into clauses. The unsafe set is a disjunction of conjunctions: a clause is the
+conjunction "every one of its forms is <= 0". The property holds on the box when no clause is
+possible, for which one form with a positive lower bound in each clause is enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equicert.boxes import Box
+from equicert.errors import InputError
+
+
+@dataclass(frozen=True)
+class Forms:
+    """`A y + d` with the clause that each row belongs to; taken as exact rationals.
+
+    Attributes:
+        A: (k, q) float64.
+        d: (k,) float64.
+        clause: (k,) int64, the rows' clauses, numbered from 0 without gaps; None when only bounds
+            are wanted and nothing is to be decided.
+    """
+
+    A: Tensor
+    d: Tensor
+    clause: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        k = len(self.A)
+        if self.A.ndim != 2 or self.d.shape != (k,):
+            raise InputError(
+                f"forms need A (k, q) and d (k,), got {tuple(self.A.shape)}, {tuple(self.d.shape)}"
+            )
+        if not bool(self.A.isfinite().all() & self.d.isfinite().all()):
+            raise InputError("a linear form has a NaN or infinite coefficient")
+        if self.clause is not None:
+            known = torch.unique(self.clause)
+            if self.clause.shape != (k,) or not torch.equal(known.cpu(), torch.arange(len(known))):
+                raise InputError("clauses must be numbered from 0 without gaps, one per form")
+            if k == 0:
+                raise InputError("a property needs at least one linear form; none holds vacuously")
+
+    @property
+    def rows(self) -> int:
+        """k, the number of forms."""
+        return len(self.A)
+
+    @classmethod
+    def margins(cls, label: int, outputs: int, device: torch.device | str = "cpu") -> Forms:
+        """`y_label - y_j` for every j != label, each a clause of its own ([J22], (9))."""
+        identity = torch.eye(outputs, dtype=torch.float64, device=device)
+        others = torch.tensor([j for j in range(outputs) if j != label], device=device)
+        zero = torch.zeros(len(others), dtype=torch.float64, device=device)
+        clause = torch.arange(len(others), device=device)
+        return cls(identity[label] - identity[others], zero, clause)
+
+    @classmethod
+    def coordinates(cls, outputs: int, device: torch.device | str = "cpu") -> Forms:
+        """`y_i` and `-y_i`: an output box."""
+        identity = torch.eye(outputs, dtype=torch.float64, device=device)
+        zero = torch.zeros(2 * outputs, dtype=torch.float64, device=device)
+        return cls(torch.cat([identity, -identity]), zero)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One box per sample, and for each the forms to bound over it.
+
+    Attributes:
+        box: a batch of boxes.
+        forms: the distinct sets of forms, all with the same number of rows.
+        which: (batch,) int64, the set that belongs to each sample.
+    """
+
+    box: Box
+    forms: tuple[Forms, ...]
+    which: Tensor
+
+    def __post_init__(self) -> None:
+        if len({(f.rows, f.clause is None) for f in self.forms}) > 1:
+            raise InputError("the sets of forms of one query need the same number of rows")
+        if self.which.shape != (self.box.batch,):
+            raise InputError("a query needs one set of forms per box")
+
+    @classmethod
+    def of_margins(
+        cls,
+        box: Box,
+        labels: Tensor,  # (batch,) int64
+        outputs: int,
+    ) -> Query:
+        """The margins of each sample's label against every other class.
+
+        Raises:
+            InputError: a label outside 0..outputs-1, or a network with one output only.
+        """
+        labels = check_labels(labels, box.batch, outputs).to(box.lo.device)
+        if outputs < 2:
+            raise InputError("a network with one output has no label margins; use reach")
+        present, which = torch.unique(labels, return_inverse=True)
+        forms = (Forms.margins(int(y), outputs, box.lo.device) for y in present)
+        return cls(box, tuple(forms), which)
+
+    @classmethod
+    def of_outputs(cls, box: Box, outputs: int) -> Query:
+        """Lower and upper bounds on each output."""
+        which = torch.zeros(box.batch, dtype=torch.int64, device=box.lo.device)
+        return cls(box, (Forms.coordinates(outputs, box.lo.device),), which)
+
+
+@dataclass(frozen=True)
+class StateBox:
+    """Bounds on z*(x) over a box of inputs, and whether they are proved.
+
+    Attributes:
+        lo, hi: (batch, n) float64.
+        proved: (batch,) bool, true where [lo, hi] passed the post-fixed-point test in rounded
+            arithmetic for the stored weights.
+        reason: per sample, why not, or what held the bound back; "" where nothing did.
+    """
+
+    lo: Tensor
+    hi: Tensor
+    proved: Tensor
+    reason: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Rigorous lower bounds on every form, with the state box that proves them.
+
+    Attributes:
+        query: the question.
+        lower: (batch, k) float64; minus infinity where nothing is proved.
+        state: the proof.
+    """
+
+    query: Query
+    lower: Tensor
+    state: StateBox
+
+    @property
+    def margin(self) -> Tensor:  # (batch,)
+        """The least over clauses of the greatest bound in the clause; positive: it holds.
+
+        Raises:
+            InputError: the query only asked for bounds.
+        """
+        margin = torch.full_like(self.lower[:, 0], torch.inf)
+        for index, forms in enumerate(self.query.forms):
+            if forms.clause is None:
+                raise InputError("this query asked for bounds and has no clauses to decide")
+            rows = self.query.which == index
+            part = self.lower[rows]
+            for clause in range(int(forms.clause.max()) + 1):
+                best = part[:, forms.clause == clause].amax(1)
+                margin[rows] = torch.minimum(margin[rows], best)
+        return margin
+
+    @property
+    def holds(self) -> Tensor:  # (batch,) bool
+        """Where the property is proved: strictly positive margin over a proved state box."""
+        return self.state.proved & (self.margin > 0)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Per sample: "" where it holds, else why it is unknown."""
+        return tuple(
+            "" if held else (why or "margin")
+            for held, why in zip(self.holds.tolist(), self.state.reason, strict=True)
+        )
+
+
+def check_labels(
+    labels: Tensor,  # (batch,) or a number
+    batch: int,
+    outputs: int,
+) -> Tensor:  # (batch,) int64
+    """Labels as int64, one a sample, each in 0..outputs-1.
+
+    Raises:
+        InputError: wrong shape, not whole numbers, or out of range.
+    """
+    labels = torch.as_tensor(labels)
+    labels = labels[None] if labels.ndim == 0 else labels
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise InputError(f"labels must be integers, got {labels.dtype}")
+    if labels.shape != (batch,):
+        raise InputError(f"{batch} samples need {batch} labels, got shape {tuple(labels.shape)}")
+    bad = ((labels < 0) | (labels >= outputs)).nonzero()
+    if len(bad):
+        row = int(bad[0, 0])
+        raise InputError(
+            f"label {int(labels[row])} of sample {row} is outside 0..{outputs - 1}, the outputs of"
+            " this network"
+        )
+    return labels.to(torch.int64)

@@ -1,0 +1,133 @@
+"""Rigorous floating-point error bounds: what makes float64 results proofs.
+
+The model (standard, see Higham, *Accuracy and Stability of Numerical Algorithms*, ch. 3): IEEE
+double, round to nearest; an inner product of k terms, summed in any order, with or without fused
+multiply-add, is within `gamma(k) |x|.|y|` of the truth, `gamma(k) = k u / (1 - k u)`, plus k times
+the smallest normal number for underflow and flush-to-zero. Algorithms that mix entries (Strassen,
+Winograd, FFT) or emulate double break it: `self_test` looks for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+
+import torch
+from torch import Tensor
+
+from equicert.errors import RoundingError
+
+UNIT = 2.0**-53  # u, unit roundoff of float64
+TINY = 2.0**-1022  # the smallest normal float64: one underflow or flush costs at most this
+_SLACK = 2.0**-1020
+
+
+def up(
+    x: Tensor,  # float64, any shape
+) -> Tensor:
+    """An upper bound on the exact result of which x is the rounded (or flushed) value.
+
+    x comes from one correctly rounded +, -, *, / ; the bound holds with flush-to-zero as well,
+    which is why it is not `nextafter`: for |x| < 2^-970 it adds about 2^-1020.
+    """
+    return x + (x.abs() * (4 * UNIT) + _SLACK)
+
+
+def down(
+    x: Tensor,  # float64, any shape
+) -> Tensor:
+    """The mirror image of `up`: a lower bound on the exact result that was rounded to x."""
+    return x - (x.abs() * (4 * UNIT) + _SLACK)
+
+
+def gamma(k: int) -> float:
+    """An upper bound on `k u / (1 - k u)`, the relative error constant of k roundings."""
+    if k * UNIT >= 0.5:
+        raise RoundingError(f"inner products of {k} terms are too long for float64 error bounds")
+    return (k * UNIT / (1 - k * UNIT)) * (1 + 8 * UNIT)
+
+
+def add_down(
+    a: Tensor,  # float64
+    b: Tensor,  # float64, broadcastable
+) -> Tensor:
+    """The largest float64 not above a + b, or the one below it: exact sums stay exact (TwoSum)."""
+    s, error = _two_sum(a, b)
+    return torch.where(error < 0, torch.nextafter(s, torch.full_like(s, -math.inf)), s)
+
+
+def add_up(
+    a: Tensor,  # float64
+    b: Tensor,  # float64, broadcastable
+) -> Tensor:
+    """The smallest float64 not below a + b, or the one above it: exact sums stay exact (TwoSum)."""
+    s, error = _two_sum(a, b)
+    return torch.where(error > 0, torch.nextafter(s, torch.full_like(s, math.inf)), s)
+
+
+def centre_radius(
+    lo: Tensor,  # (..., k) float64
+    hi: Tensor,  # (..., k) float64
+) -> tuple[Tensor, Tensor]:
+    """(c, rho) with [lo, hi] inside the exact interval [c - rho, c + rho], both shaped as lo."""
+    c = lo * 0.5 + hi * 0.5
+    rho = torch.maximum(add_up(hi, -c), add_up(c, -lo))
+    return c, torch.where(lo == hi, (c - lo).abs(), rho)
+
+
+def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Knuth's TwoSum: `a + b = s + error` exactly, whatever the magnitudes."""
+    s = a + b
+    a_part = s - b
+    b_part = s - a_part
+    return s, (a - a_part) + (b - b_part)
+
+
+def self_test(device: str = "cpu") -> None:
+    """Check that this device's arithmetic obeys the model above.
+
+    Subnormal sums must be kept (checked at every call: it is a mode of the thread), and matrix
+    products must be plain ones (checked once per device and process, tens of milliseconds).
+
+    Raises:
+        RoundingError: it does not; no rigorous verdict may be given there.
+    """
+    smallest = torch.full((), TINY, dtype=torch.float64, device=device)
+    if not bool(smallest * 1.5 - smallest > 0):
+        raise RoundingError(
+            f"float64 on {device} flushes subnormal numbers to zero, which the error bounds do not"
+            " allow for sums; call torch.set_flush_denormal(False)"
+        )
+    _test_products(device)
+
+
+@functools.cache
+def _test_products(device: str, terms: int = 256, rows: int = 96, batch: int = 96) -> None:
+    """Compare badly scaled products with exact integers.
+
+    The rows of one factor and the columns of the other span 2^+-60, so that an algorithm that adds
+    entries of different rows (Strassen, Winograd) or rounds to fewer bits misses the entrywise
+    bound by many orders of magnitude.
+    """
+    rng = random.Random(20220803)
+    mantissa = [[rng.getrandbits(53) - 2**52 for _ in range(terms)] for _ in range(rows)]
+    factor = [[rng.getrandbits(53) - 2**52 for _ in range(terms)] for _ in range(batch)]
+    scales = [rng.randint(-60, 60) for _ in range(rows)]
+    A = torch.tensor(mantissa, dtype=torch.float64, device=device)
+    A = A * torch.tensor([2.0**s for s in scales], dtype=torch.float64, device=device)[:, None]
+    B = torch.tensor(factor, dtype=torch.float64, device=device)
+    products = {"linear": (B @ A.mT).T, "addmm": torch.addmm(B.new_zeros(rows), B, A.mT).T}
+    for name, product in products.items():
+        for _ in range(128):
+            i, j = rng.randrange(rows), rng.randrange(batch)
+            exact = sum(p * q for p, q in zip(mantissa[i], factor[j], strict=True))
+            size = sum(abs(p * q) for p, q in zip(mantissa[i], factor[j], strict=True))
+            found = math.ldexp(float(product[i, j]), -scales[i])
+            error = abs(int(found) - exact) if math.isfinite(found) else math.inf
+            if not error <= gamma(terms) * size + 1:
+                raise RoundingError(
+                    f"this machine's {name} product on {device} is not a plain float64 product"
+                    f" (entry error {error:.3g}, allowed {gamma(terms) * size:.3g});"
+                    " no rigorous verdict is possible here: use another BLAS or device"
+                )

@@ -1,0 +1,7 @@
+"""Fixed-point solvers, passed as values."""
+
+from equicert.solvers.average import Average
+from equicert.solvers.base import Solver, advice, solve
+from equicert.solvers.picard import Picard
+
+__all__ = ["Average", "Picard", "Solver", "advice", "solve"]

@@ -1,0 +1,50 @@
+"""The average iteration of [J22], Theorem 5.1: the reference solver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from equicert.errors import ConfigError
+from equicert.problems import Problem
+from equicert.solvers.base import Solver
+
+
+@final
+@dataclass(frozen=True)
+class Average(Solver):
+    """`z <- (1 - alpha) z + alpha N(z, x)`.
+
+    Contracts at rate `1 - alpha (1 - mu^+)` for `0 < alpha <= 1/(1 - min_i min(W_ii, 0))`
+    ([J22], Thm 5.1). `alpha=None` takes that largest step.
+
+    Raises:
+        ConfigError: on use, alpha outside that interval.
+    """
+
+    alpha: float | None = None
+
+    def _alpha(self, problem: Problem) -> float:
+        largest = 1 / (1 - min(float(problem.diagonal.min()), 0.0))
+        if self.alpha is None:
+            return largest
+        if not 0 < self.alpha <= largest:
+            raise ConfigError(
+                f"alpha = {self.alpha!r} is outside (0, {largest:.6g}], where the average iteration"
+                " of this network contracts; leave it out to take the largest"
+            )
+        return self.alpha
+
+    def step(
+        self,
+        problem: Problem,
+        z: Tensor,  # (batch, m)
+    ) -> tuple[Tensor, Tensor]:
+        alpha = self._alpha(problem)
+        residual = problem.full(z) - z
+        return z + alpha * residual, problem.full_error_bound(residual)
+
+    def rate(self, problem: Problem) -> float:
+        return 1 - self._alpha(problem) * problem.contraction.gap

@@ -1,0 +1,264 @@
+"""The stored network: exactly the weights of a file, in float64. What certificates speak of."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equicert.activations import Activation, parse_activation
+from equicert.contraction import Contraction, prove_contraction
+from equicert.enclosures import Enclosure
+from equicert.errors import InputError, ModelError
+from equicert.operators import Dense, Operator
+from equicert.policies import failure
+from equicert.problems import EmbeddedProblem, StateProblem
+from equicert.rounding import down, up
+from equicert.solution import Solution
+from equicert.solvers import Picard, Solver, advice, solve
+
+
+@dataclass(frozen=True)
+class StoredNetwork:
+    """`z = phi(W z + U x + b)`, `y = C z + c` with fixed weights, taken as exact rationals.
+
+    Example:
+        >>> network = StoredNetwork.from_arrays(W, U, b, C, c, activation="relu")
+        >>> network.contraction.mu  # recomputed and proved, whatever a file says
+
+    Attributes:
+        W, U: operators of shape (n, n) and (n, r), float64.
+        b: (n,).  C: (q, n).  c: (q,).  float64.
+        activation: phi.
+        eta: (n,) a hint for the weights of the norm, or None. Never believed: see `contraction`.
+    """
+
+    W: Operator
+    U: Operator
+    b: Tensor
+    C: Tensor
+    c: Tensor
+    activation: Activation
+    eta: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        n, r, q = self.W.shape[0], self.U.shape[1], self.C.shape[0]
+        _check_shapes(self, n, q)
+        if n == 0 or r == 0 or q == 0:
+            raise ModelError(f"a network needs n, r, q >= 1, got n={n}, r={r}, q={q}")
+        named = [(f"W{k}", v) for k, v in self.W.tensors().items()]
+        named += [(f"U{k}", v) for k, v in self.U.tensors().items()]
+        for name, tensor in [*named, ("b", self.b), ("C", self.C), ("c", self.c)]:
+            if tensor.dtype != torch.float64:
+                raise ModelError(f"{name} must be float64 here, got {tensor.dtype}")
+            if not bool(tensor.isfinite().all()):
+                index = tuple(int(i) for i in (~tensor.isfinite()).nonzero()[0])
+                raise ModelError(f"{name} has a NaN or infinite entry at {index}")
+
+    @classmethod
+    def from_arrays(
+        cls,
+        W: Any,  # (n, n)
+        U: Any,  # (n, r)
+        b: Any,  # (n,)
+        C: Any,  # (q, n)
+        c: Any,  # (q,)
+        activation: Activation | str = "relu",
+        eta: Any = None,  # (n,) or None
+    ) -> StoredNetwork:
+        """A dense network from arrays or tensors, float32 or float64, each entry kept exactly.
+
+        Raises:
+            ModelError: wrong shape or dtype, a NaN or infinite entry, an activation that no
+                theorem covers.
+        """
+        phi = parse_activation(activation) if isinstance(activation, str) else activation
+        if not isinstance(phi, Activation):
+            raise ModelError(f"activation must be a name or an Activation, got {activation!r}")
+        return cls(
+            Dense(_exact("W", W, 2)),
+            Dense(_exact("U", U, 2)),
+            _exact("b", b, 1),
+            _exact("C", C, 2),
+            _exact("c", c, 1),
+            phi,
+            None if eta is None else _exact("eta", eta, 1),
+        )
+
+    @property
+    def states(self) -> int:
+        """n, the number of hidden units."""
+        return self.W.shape[0]
+
+    @property
+    def inputs(self) -> int:
+        """r, the dimension of x."""
+        return self.U.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """q, the dimension of y."""
+        return self.C.shape[0]
+
+    @cached_property
+    def contraction(self) -> Contraction:
+        """The proof that the network is well-posed ([J22], Thm 5.1), from the weights themselves.
+
+        Raises:
+            NotContractingError: no eta serves, or none could be proved in float64.
+        """
+        return prove_contraction(self.W, self.eta)
+
+    @cached_property
+    def diagonal(self) -> Tensor:  # (n,)
+        """The diagonal of W."""
+        return self.W.diagonal()
+
+    @cached_property
+    def off_diagonal(self) -> Enclosure:
+        """`W_off` with its absolute value, rounded outwards."""
+        return Enclosure.of(self.W.off_diagonal())
+
+    @cached_property
+    def input_map(self) -> Enclosure:
+        """U with its absolute value, rounded outwards."""
+        return Enclosure.of(self.U)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the structure, the activation and the typed tensors; eta is a hint, left out."""
+        structure = f"W:{self.W.structure};U:{self.U.structure};phi:{self.activation.spec}"
+        sha = hashlib.sha256(f"equicert-model-1;{structure}".encode())
+        named = [(f"W{k}", v) for k, v in self.W.tensors().items()]
+        named += [(f"U{k}", v) for k, v in self.U.tensors().items()]
+        for name, tensor in [*named, ("b", self.b), ("C", self.C), ("c", self.c)]:
+            array = np.ascontiguousarray(tensor.cpu().numpy().astype("<f8"))
+            sha.update(f";{name}:<f8:{array.shape}:".encode())
+            sha.update(array.tobytes())
+        return sha.hexdigest()
+
+    def to(self, device: torch.device | str) -> StoredNetwork:
+        """The same network on another device."""
+        eta = None if self.eta is None else self.eta.to(device)
+        W, U = self.W.to(device), self.U.to(device)
+        return StoredNetwork(
+            W, U, self.b.to(device), self.C.to(device), self.c.to(device), self.activation, eta
+        )
+
+    def drive_bounds(
+        self,
+        lo: Tensor,  # (batch, r) float64
+        hi: Tensor,  # (batch, r) float64
+    ) -> tuple[Tensor, Tensor]:  # (batch, n) each
+        """Rigorous bounds on `U x + b` over the boxes [lo, hi]."""
+        low, high = self.input_map.image(lo, hi)
+        return down(low + self.b), up(high + self.b)
+
+    def state_problem(
+        self,
+        x: Tensor,  # (batch, r)
+    ) -> StateProblem:
+        """The equation of z for each row x."""
+        x = self.check_inputs(x)
+        low, high = self.drive_bounds(x, x)
+        u = self.U.apply(x) + self.b
+        error = torch.maximum(high - u, u - low)
+        return StateProblem(
+            self.off_diagonal.A, self.diagonal, u, error, self.activation, self.contraction
+        )
+
+    def embedded_problem(
+        self,
+        low: Tensor,  # (batch, n)
+        high: Tensor,  # (batch, n)
+    ) -> EmbeddedProblem:
+        """The embedded network (6) of [J22] for `U x + b` in [low, high]."""
+        return EmbeddedProblem(
+            self.off_diagonal.A,
+            self.off_diagonal.magnitude,
+            self.diagonal,
+            torch.cat([low, high], -1),
+            torch.zeros(low.shape[0], 2 * self.states, dtype=low.dtype, device=low.device),
+            self.activation,
+            self.contraction,
+        )
+
+    def solve(
+        self,
+        x: Tensor,  # (batch, r)
+        tolerance: float = 1e-9,
+        max_steps: int = 10_000,
+        solver: Solver | None = None,
+    ) -> Solution:
+        """The fixed points z*(x), with a residual and a guaranteed radius per sample.
+
+        Raises:
+            NotContractingError: no unique fixed point is proved.
+            InputError: x of the wrong width, or NaN or infinite.
+        """
+        return solve(self.state_problem(x), solver or Picard(), tolerance, max_steps)
+
+    def predict(
+        self,
+        x: Tensor,  # (batch, r)
+        tolerance: float = 1e-9,
+    ) -> Tensor:  # (batch, q)
+        """`y = C z*(x) + c`.
+
+        Raises:
+            NotConvergedError: a sample missed the tolerance.
+        """
+        solution = self.solve(x, tolerance)
+        if not bool(solution.converged.all()):
+            hint = advice(self.state_problem(x[:1]), Picard(), solution, tolerance)
+            raise failure("forward solve", solution, hint)
+        return solution.value @ self.C.mT + self.c
+
+    def check_inputs(
+        self,
+        x: Tensor,  # (batch, r) or (r,)
+    ) -> Tensor:  # (batch, r) float64
+        """x in float64, one row a sample.
+
+        Raises:
+            InputError: wrong width, NaN or infinity.
+        """
+        x = torch.as_tensor(x).to(self.b)
+        x = x[None] if x.ndim == 1 else x
+        if x.ndim != 2 or x.shape[1] != self.inputs:
+            raise InputError(
+                f"this network takes inputs of {self.inputs} numbers, got shape {tuple(x.shape)}"
+            )
+        if not bool(x.isfinite().all()):
+            row, column = (int(i) for i in (~x.isfinite()).nonzero()[0])
+            raise InputError(f"input {row} is NaN or infinite at entry {column}")
+        return x
+
+
+def _check_shapes(network: StoredNetwork, n: int, q: int) -> None:
+    wanted = {"W": (n, n), "U": (n, "r"), "b": (n,), "C": (q, n), "c": (q,)}
+    for name, shape in wanted.items():
+        found = tuple(getattr(network, name).shape)
+        if len(found) != len(shape) or any(
+            isinstance(w, int) and w != f for w, f in zip(shape, found, strict=True)
+        ):
+            raise ModelError(
+                f"{name} must have shape {shape} to fit W of shape {network.W.shape}, got {found}"
+            )
+    if network.eta is not None and tuple(network.eta.shape) != (n,):
+        raise ModelError(f"eta must have shape ({n},), got {tuple(network.eta.shape)}")
+
+
+def _exact(name: str, value: Any, dimensions: int) -> Tensor:
+    """value as a float64 tensor without any change of an entry."""
+    tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    if tensor.dtype not in (torch.float32, torch.float64):
+        raise ModelError(f"{name} must be float32 or float64, got {tensor.dtype}")
+    if tensor.ndim != dimensions:
+        raise ModelError(f"{name} must have {dimensions} dimensions, got {tuple(tensor.shape)}")
+    return tensor.to(torch.float64).contiguous()

@@ -1,0 +1,21 @@
+"""What a network needs of a parametrisation of W."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from equicert.operators import Operator
+
+
+class Weight(nn.Module, ABC):
+    """A module whose parameters make W. It is never believed: mu(W) is recomputed on use."""
+
+    @abstractmethod
+    def forward(self) -> Operator:
+        """The operator W (n, n), with gradients to the parameters."""
+
+    @abstractmethod
+    def eta(self) -> Tensor | None:  # (n,)
+        """The weights of the norm in which W should contract, if the parametrisation has any."""
