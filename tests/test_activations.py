@@ -6,6 +6,7 @@ against what phi is, not against another library's rounding of it.
 
 import itertools
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -47,8 +48,7 @@ KINKS = (-1.0, 0.0, 1.0)
 anywhere = st.one_of(st.floats(-50, 50), st.floats(-800, 800))
 
 
-def value(function: object, t: float) -> Fraction:
-    assert callable(function)
+def value(function: Callable[[Tensor], Tensor], t: float) -> Fraction:
     return Fraction(float(function(torch.tensor(t))))
 
 

@@ -20,16 +20,16 @@ FLOORS = {
     0: "errors norms activations scalar_roots boxes rounding",
     1: "operators",
     2: "enclosures contraction weights solution policies problems solvers",
-    3: "implicit_diff embedded stored network",
+    3: "implicit_diff stored network",
     4: "queries bounds attacks",
-    5: "data mnist models losses",
-    6: "training certification runs",
+    5: "data mnist vectors models losses runs schedules",
+    6: "training checkpoints certification radius evaluation inspection",
     7: "experiments report",
-    8: "cli demo __main__",
+    8: "cli __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 TOP = max(FLOORS)
-MAY_PRINT = {f"{PACKAGE}.cli", f"{PACKAGE}.demo"}
+MAY_PRINT = {f"{PACKAGE}.cli"}
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60  # without the docstring
 

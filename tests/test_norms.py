@@ -1,5 +1,6 @@
 """Weighted norms and matrix measures against exact arithmetic; facts 2 and 3 of the theory."""
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -263,8 +264,9 @@ def test_a_random_eta_is_useless_for_a_reducible_weight_and_the_best_one_serves(
 @pytest.mark.parametrize(
     "function", [matrix_measure, spectral_measure, metzler_split, metzler_majorant]
 )
-def test_what_is_not_square_is_refused(function: object, shape: tuple[int, ...]) -> None:
-    assert callable(function)
+def test_what_is_not_square_is_refused(
+    function: Callable[[torch.Tensor], object], shape: tuple[int, ...]
+) -> None:
     with pytest.raises(InputError, match="square"):
         function(torch.zeros(shape))
 

@@ -58,7 +58,7 @@ class Enclosure:
         return self._above(self.magnitude.apply(v), v, gamma(self.A.terms + 2))
 
     def _above(self, product: Tensor, v: Tensor, g: float) -> Tensor:
-        """An upper bound on the exact product of non-negative factors: p / (1 - g) and underflow."""
+        """An upper bound on the exact product of non-negative factors: p / (1 - g), underflow."""
         return up(up(product + self._underflow(v)) * (1 + 2 * g))
 
     def _underflow(self, v: Tensor) -> Tensor:

@@ -24,12 +24,15 @@ class _Attach(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, t: Tensor, z: Tensor, adjoint: Callable[[Tensor], Tensor]) -> Tensor:
+        del t  # takes part in the graph only
         ctx.adjoint = adjoint
         return z.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - staticmethod of a wrapper
+        ctx: Any, *grad_outputs: Any
+    ) -> Any:
         return ctx.adjoint(grad_outputs[0]), None, None
 
 
@@ -39,4 +42,4 @@ def attach(
     adjoint: Callable[[Tensor], Tensor],  # cotangent of z (batch, m) -> cotangent of t (batch, m)
 ) -> Tensor:  # (batch, m)
     """z as a differentiable function of everything that t depends on."""
-    return _Attach.apply(t, z, adjoint)  # pyright: ignore[reportReturnType]
+    return _Attach.apply(t, z, adjoint)

@@ -184,8 +184,7 @@ class ImplicitNetwork(nn.Module):
         self,
         x: Tensor,  # (batch, r)
     ) -> Solution:
-        """The fixed points with residual, error radius and steps per sample; never raises on
-        non-convergence."""
+        """The fixed points with residual, error radius and steps; never raises if unconverged."""
         return solve(
             self.state_problem(x, self.materialise()), self.solver, self.tolerance, self.max_steps
         )

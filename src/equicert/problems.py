@@ -44,7 +44,7 @@ class Problem(ABC):
 
     @abstractmethod
     def full_error_bound(self, residual: Tensor) -> Tensor:
-        """The same from `F(z) - z` by `||z - z*|| <= ||F(z) - z|| / (1 - mu^+)` in the weighted norm.
+        """The same from `F(z) - z`: `||z - z*|| <= ||F(z) - z|| / (1 - mu^+)`, weighted norm.
 
         It holds for every point that is no further from z* in that norm than z, too.
         """

@@ -131,7 +131,7 @@ class StoredNetwork:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the structure, the activation and the typed tensors; eta is a hint, left out."""
+        """SHA-256 over structure, activation and typed tensors; eta is a hint and left out."""
         structure = f"W:{self.W.structure};U:{self.U.structure};phi:{self.activation.spec}"
         sha = hashlib.sha256(f"equicert-model-1;{structure}".encode())
         named = [(f"W{k}", v) for k, v in self.W.tensors().items()]

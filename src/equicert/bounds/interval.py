@@ -7,9 +7,9 @@ from typing import final
 
 import torch
 
-from equicert.boxes import Box
 from equicert.bounds.base import Method, answer_from_state
 from equicert.bounds.state_box import prove_state_box
+from equicert.boxes import Box
 from equicert.errors import InputError
 from equicert.queries import Answer, Query, StateBox
 from equicert.solvers import Picard, solve

@@ -17,10 +17,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from equicert.boxes import Box
 from equicert.bounds.base import Method, answer_from_state
 from equicert.bounds.interval import check_width
 from equicert.bounds.state_box import prove_state_box
+from equicert.boxes import Box
 from equicert.enclosures import Enclosure
 from equicert.errors import NotConvergedError
 from equicert.operators import Dense

@@ -1,0 +1,5 @@
+"""`python -m equicert`."""
+
+from equicert.cli import main
+
+main()

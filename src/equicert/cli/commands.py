@@ -1,0 +1,225 @@
+"""One function a command: read what is named, call the library, hand over what to print."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equicert.cli.options import (
+    AttackOptions,
+    BoundOptions,
+    CertifyOptions,
+    DataOptions,
+    InspectOptions,
+)
+from equicert.errors import InputError
+
+if TYPE_CHECKING:
+    from equicert.boxes import Box, Domain
+    from equicert.data import DataSet
+    from equicert.stored import StoredNetwork
+
+
+def run_train(settings: dict[str, Any], *, quiet: bool) -> None:
+    """`equicert train`."""
+    from equicert.cli import console
+    from equicert.data import load_data
+    from equicert.schedules import TrainConfig
+    from equicert.training import MODEL, Trainer, recorded_run
+
+    names = {field.name for field in dataclasses.fields(DataOptions)}
+    where = DataOptions(**{key: settings[key] for key in names})
+    config = TrainConfig(**{key: value for key, value in settings.items() if key not in names})
+    spec, out, resume = where.data, where.out, where.resume is not None
+    recorded = recorded_run(where.resume) if where.resume is not None else None
+    if recorded is not None:
+        spec, out, config = recorded.spec, where.resume, recorded.config
+    if spec is None or out is None:
+        raise InputError("train needs --data and --out, or --resume DIR to continue a run")
+    data = load_data(spec, _path(where.data_dir), progress=not quiet)
+    if recorded is not None:
+        data = dataclasses.replace(data, domain=recorded.domain)
+    else:
+        data = _with_domain(data, where.domain)
+    with console.training_progress(quiet) as progress:
+        trainer = Trainer(data, config, out, spec=spec, resume=resume, progress=progress)
+        trained = trainer.run()
+    if not quiet:
+        last = trained.metrics[-1]
+        shown = [(k.replace("_", " "), v) for k, v in last.items() if v is not None]
+        shown.append(("model", str(Path(out) / MODEL)))
+        console.out().print(console.table("training, last epoch", shown))
+
+
+def run_certify(options: CertifyOptions, model: str, *, quiet: bool, resume: bool) -> None:
+    """`equicert certify`."""
+    from equicert.bounds import Interval, Lipschitz
+    from equicert.evaluation import Certification
+
+    method = Interval() if options.method == "interval" else Lipschitz()
+    eps = None if options.radius else options.eps
+    job = Certification(method, eps, options.largest, options.resolution)
+    _evaluate(job, options, model, quiet, resume)
+
+
+def run_attack(options: AttackOptions, model: str, *, quiet: bool, resume: bool) -> None:
+    """`equicert attack`."""
+    from equicert.attacks import FGSM, PGD
+    from equicert.evaluation import AttackRun
+
+    pgd = PGD(options.steps, options.step_size, options.restarts, options.seed)
+    attack = FGSM() if options.attack == "fgsm" else pgd
+    _evaluate(AttackRun(attack, options.eps), options, model, quiet, resume)
+
+
+def run_bound(options: BoundOptions, model: str, *, quiet: bool, as_json: bool) -> None:
+    """`equicert bound`."""
+    from equicert.certification import reach
+    from equicert.cli import console
+    from equicert.models import load_model
+    from equicert.runs import claim_folder
+
+    network = load_model(Path(model), options.activation)
+    box = _input_box(options)
+    image = reach(network, box)
+    contraction = image.contraction
+    found = {
+        "model": network.digest,
+        "boxes": [
+            {
+                "input": {"lower": box.lo[k].tolist(), "upper": box.hi[k].tolist()},
+                "output": {
+                    "lower": image.output.lo[k].tolist(),
+                    "upper": image.output.hi[k].tolist(),
+                },
+                "state": {"lower": image.state.lo[k].tolist(), "upper": image.state.hi[k].tolist()},
+            }
+            for k in range(box.batch)
+        ],
+        "proof": {
+            "unique_fixed_point": "(M eta)_i < eta_i for all i, M the Metzler majorant of W",
+            "eta": contraction.eta.tolist(),
+            "mu": contraction.mu,
+            "state_box": "N^E(lo, hi, xlo, xhi) >= lo and N^E(hi, lo, xhi, xlo) <= hi, rounded",
+        },
+    }
+    if options.out is not None:
+        identity = {"model": network.digest, "boxes": [b["input"] for b in found["boxes"]]}
+        folder = claim_folder(options.out, "bound", identity)
+        folder.write("bounds.json", json.dumps(found, indent=2, allow_nan=False) + "\n")
+    if as_json:
+        console.out().print_json(json.dumps(found))
+    elif not quiet:
+        for item in found["boxes"]:
+            console.out().print(console.interval_table("output", **item["output"]))
+            console.out().print(console.interval_table("state z", **item["state"]))
+        ratio = float(contraction.eta.amax() / contraction.eta.amin())
+        console.out().print(
+            f"proved: mu(W) <= {contraction.mu:.6g} < 1 (eta ratio {ratio:.4g}), so z*(x) is"
+            " unique; the state box passes the post-fixed-point test, rounded outwards"
+        )
+
+
+def run_inspect(options: InspectOptions, model: str, *, quiet: bool, as_json: bool) -> None:
+    """`equicert inspect`."""
+    from equicert.cli import console
+    from equicert.inspection import inspect_network
+    from equicert.models import load_model
+
+    found = inspect_network(load_model(Path(model), options.activation))
+    if as_json:
+        console.out().print_json(json.dumps(dataclasses.asdict(found)))
+    elif not quiet:
+        console.print_inspection(found)
+
+
+def _evaluate(
+    job: Any, options: CertifyOptions | AttackOptions, model: str, quiet: bool, resume: bool
+) -> None:
+    """What certify and attack share: load, run with progress, print the summary."""
+    import torch
+
+    from equicert.cli import console
+    from equicert.data import load_data
+    from equicert.evaluation import Samples, evaluate
+    from equicert.models import load_model
+
+    if options.threads is not None:
+        if options.threads < 1:
+            raise InputError(f"threads must be at least 1, got {options.threads}")
+        torch.set_num_threads(options.threads)
+    if resume and options.out is None:
+        raise InputError("--resume continues the run in a folder: name it with --out")
+    network = load_model(Path(model), options.activation)
+    _require_contracting(network)
+    data = load_data(options.data, _path(options.data_dir), progress=not quiet)
+    data = _with_domain(data, options.domain)
+    samples = Samples.of(data, network, options.limit, data.domain)
+    with console.progress(job.kind, quiet) as progress:
+        summary = evaluate(
+            job,
+            network,
+            samples,
+            batch_size=options.batch_size,
+            out=_path(options.out),
+            resume=resume,
+            progress=progress,
+        )
+    if not quiet:
+        console.out().print(console.table(job.kind, console.summary_rows(summary)))
+
+
+def _require_contracting(network: StoredNetwork) -> None:
+    """Stop before any work, with the one line that says why, where no proof can exist."""
+    _ = network.contraction
+
+
+def _input_box(options: BoundOptions) -> Box:
+    import torch
+
+    from equicert.boxes import Box
+    from equicert.vectors import read_rows
+
+    match (options.lower, options.upper, options.center, options.eps):
+        case (str() as low, str() as high, None, None):
+            if options.domain is not None:
+                raise InputError("--domain clips boxes made by --center and --eps; leave it out")
+            lower, upper = read_rows(low, "lower"), read_rows(high, "upper")
+            return Box(torch.from_numpy(lower), torch.from_numpy(upper))
+        case (None, None, str() as middle, str() as width):
+            centre, eps = read_rows(middle, "center"), read_rows(width, "eps")
+            if len(eps) != 1:
+                raise InputError(f"--eps is one number or one row of them, got {len(eps)} rows")
+            radius = torch.from_numpy(eps[0])
+            radius = radius[0] if len(radius) == 1 else radius
+            domain = None if options.domain is None else parse_domain(options.domain)
+            return Box.around(torch.from_numpy(centre), radius, domain)
+    raise InputError("bound needs either --lower and --upper, or --center and --eps")
+
+
+def parse_domain(text: str) -> Domain:
+    """'lo,hi' as two numbers, 'none' as None.
+
+    Raises:
+        InputError: anything else.
+    """
+    if text.strip().lower() == "none":
+        return None
+    parts = text.replace(",", " ").split()
+    try:
+        lo, hi = (float(part) for part in parts)
+    except ValueError as error:
+        raise InputError(f"domain must be 'lo,hi' or 'none', got '{text}'") from error
+    if not lo <= hi:
+        raise InputError(f"the domain '{text}' is inverted or NaN: give the lower end first")
+    return lo, hi
+
+
+def _with_domain(data: DataSet, text: str | None) -> DataSet:
+    return data if text is None else dataclasses.replace(data, domain=parse_domain(text))
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)

@@ -1,0 +1,138 @@
+"""What people see: progress on standard error, results on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from equicert import training
+from equicert.inspection import Inspection
+
+_SHOWN = 20  # rows of a table of intervals
+
+
+def out() -> Console:
+    """Standard output; plain text where it is no terminal."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on standard error that a callback (done, all) moves; None when quiet."""
+    if quiet:
+        yield None
+        return
+    with _bar() as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def training_progress(quiet: bool) -> Iterator[training.Progress]:
+    """A bar over epochs, with the last epoch's accuracies beside it."""
+    if quiet:
+        yield training.Progress()
+        return
+    with _bar() as bar:
+        yield _Epochs(bar)
+
+
+class _Epochs(training.Progress):
+    def __init__(self, bar: Progress) -> None:
+        self._bar, self._task, self._said = bar, bar.add_task("training", total=None), ""
+
+    def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        text = f"epoch {epoch}, loss {loss:.3f}{self._said}"
+        self._bar.update(self._task, completed=step, total=steps, description=text)
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        self._said = f", clean {_percent(metrics['clean_accuracy'])}"
+        if metrics["certified_accuracy"] is not None:
+            self._said += f", certified {_percent(metrics['certified_accuracy'])}"
+        if not self._bar.console.is_terminal:
+            seconds = metrics["seconds"]
+            self._bar.console.print(f"epoch {metrics['epoch']}{self._said}, {seconds:.1f} s")
+
+
+def table(title: str, rows: Sequence[tuple[str, Any]]) -> Table:
+    """A two-column table of names and values."""
+    made = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows:
+        made.add_row(name, value if isinstance(value, str) else show(value))
+    return made
+
+
+def summary_rows(summary: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The entries of a summary that a person wants to see, accuracies in per cent."""
+    rows = []
+    for key, value in summary.items():
+        if key in ("versions", "curve"):
+            continue
+        name = key.replace("_", " ")
+        if key.endswith("accuracy"):
+            rows.append((name, _percent(value)))
+        elif key in ("model", "data_digest"):
+            rows.append((name, str(value)[:16]))
+        elif isinstance(value, dict):
+            rows.append((name, ", ".join(f"{k}: {v}" for k, v in value.items()) or "none"))
+        else:
+            rows.append((name, show(value)))
+    return rows
+
+
+def interval_table(title: str, lower: list[float], upper: list[float]) -> Table:
+    """Lower and upper bounds, an index a row; the middle of a long list is left out."""
+    made = Table("i", "lower", "upper", title=title, title_justify="left")
+    for i, (lo, hi) in enumerate(zip(lower, upper, strict=True)):
+        if len(lower) <= _SHOWN or i < _SHOWN - 2 or i == len(lower) - 1:
+            made.add_row(str(i), f"{lo:.8g}", f"{hi:.8g}")
+        elif i == _SHOWN - 2:
+            made.add_row("...", "(--json shows all)", "")
+    return made
+
+
+def print_inspection(found: Inspection) -> None:
+    """The tables of `equicert inspect`."""
+    n, r, q = found.shapes
+    rows: list[tuple[str, Any]] = [("hidden units n", n), ("inputs r", r), ("outputs q", q)]
+    rows += [("activation", found.activation), ("digest", found.digest[:16])]
+    if found.eta_ratio is not None:
+        rows.append(("eta_max / eta_min of the proof", found.eta_ratio))
+    out().print(table("network", rows))
+    conditions = Table(
+        "sufficient condition", "value", "< 1", title="well-posedness", title_justify="left"
+    )
+    for condition in found.conditions:
+        verdict = ("yes, proved" if condition.proved else "yes") if condition.holds else "no"
+        conditions.add_row(condition.name, show(condition.value), verdict)
+    out().print(conditions)
+    if found.lipschitz:
+        bounds = list(found.lipschitz.items())
+        out().print(table("Lipschitz bounds, sup-norm to sup-norm, rounded upwards", bounds))
+    else:
+        out().print("no Lipschitz bound applies: the network is not proved contracting")
+
+
+def show(value: Any) -> str:
+    """A value as text: floats to six digits."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

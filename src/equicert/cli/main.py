@@ -1,0 +1,141 @@
+"""The command line: parse, call, print. No mathematics."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from equicert import __version__
+from equicert.cli import commands, demo
+from equicert.cli.options import (
+    AttackOptions,
+    BoundOptions,
+    CertifyOptions,
+    DataOptions,
+    DemoOptions,
+    InspectOptions,
+)
+from equicert.errors import EquicertError, InputError, OutputError, nearest
+from equicert.schedules import TrainConfig
+
+_DESCRIPTION = """Train implicit (equilibrium) neural networks whose robustness can be proved, and
+prove it. `equicert COMMAND --help` explains each; `equicert demo` shows them all at work."""
+
+_HELP = {
+    "train": "Train a robust implicit network by inclusion functions ([J22], (11)) and write"
+    " OUT/model.safetensors. Killed at any moment, --resume OUT continues to the same weights.",
+    "certify": "Decide for every test sample whether each input within eps provably has its label."
+    " A line a sample goes to OUT/verdicts.jsonl: 'certified' is a theorem about the stored"
+    " weights, 'unknown' says why it is not.",
+    "bound": "Enclose the outputs and the state of the network over boxes of inputs, rounded"
+    " outwards, and show what proves it. No labels are needed.",
+    "attack": "Search each sample's box for an input that changes its label (FGSM, PGD).",
+    "inspect": "Shapes, activation, matrix measures, the conditions of well-posedness that hold,"
+    " and the Lipschitz bounds that apply.",
+    "demo": "Train on handwritten digits, certify, attack, and write figures and a report.",
+}
+
+
+_OPTIONS: dict[str, list[type[Any]]] = {
+    "train": [DataOptions, TrainConfig],
+    "certify": [CertifyOptions],
+    "bound": [BoundOptions],
+    "attack": [AttackOptions],
+    "inspect": [InspectOptions],
+    "demo": [DemoOptions],
+}
+
+
+class _Parser(ArgumentParser):
+    """One-line errors that name the nearest known option."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        del ex  # its text is in the message
+        text = " ".join(message.split())
+        unknown = re.search(r"(?:unrecognized arguments: -*|option '|[Kk]ey ')([\w.-]+)", text)
+        if unknown and ("unrecognized" in text or "not accept" in text or "expected" in text):
+            known = {s[2:] for a in self._actions for s in a.option_strings if s.startswith("--")}
+            text += nearest(unknown[1].replace("-", "_"), known - {"help", "print_config"})
+        sys.stderr.write(f"{self.prog}: error: {text}\n")
+        sys.exit(2)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point: exit status 0 for success, 2 for bad input, 1 for a run that failed."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _build(argv)
+    options = parser.parse_args(argv)
+    if options.command is None:
+        parser.print_help()
+        sys.exit(2)
+    try:
+        _run(options.command, vars(options[options.command]))
+        sys.stdout.flush()
+    except (InputError, OutputError) as error:
+        _fail(str(error), 2)
+    except EquicertError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; --resume continues a run with an output folder", 130)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _build(argv: list[str]) -> _Parser:
+    parser = _Parser(prog="equicert", description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"equicert {__version__}")
+    subcommands = parser.add_subcommands(dest="command", required=False)
+    for name, text in _HELP.items():
+        sub = _Parser(prog=f"equicert {name}", description=text)
+        if name in argv:
+            _add_options(sub, name)
+        subcommands.add_subcommand(name, sub, help=text)
+    return parser
+
+
+def _add_options(parser: _Parser, name: str) -> None:
+    if name not in ("train", "demo"):
+        parser.add_argument("model", type=str, help="a .safetensors or .npz file")
+    if name != "demo":
+        parser.add_argument("--config", action="config", help="YAML file with options by name")
+    for options in _OPTIONS[name]:
+        parser.add_class_arguments(options, nested_key=None)
+    parser.add_argument("--quiet", action="store_true", help="no progress and no table")
+    if name in ("certify", "attack"):
+        parser.add_argument("--resume", action="store_true", help="continue the run in OUT")
+    if name in ("bound", "inspect"):
+        parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def _run(name: str, settings: dict[str, Any]) -> None:
+    settings.pop("config", None)
+    quiet = settings.pop("quiet")
+    match name:
+        case "train":
+            commands.run_train(settings, quiet=quiet)
+        case "demo":
+            demo.run_demo(DemoOptions(**settings), quiet=quiet)
+        case "certify":
+            model, resume = settings.pop("model"), settings.pop("resume")
+            commands.run_certify(CertifyOptions(**settings), model, quiet=quiet, resume=resume)
+        case "attack":
+            model, resume = settings.pop("model"), settings.pop("resume")
+            commands.run_attack(AttackOptions(**settings), model, quiet=quiet, resume=resume)
+        case "bound":
+            model, as_json = settings.pop("model"), settings.pop("json")
+            commands.run_bound(BoundOptions(**settings), model, quiet=quiet, as_json=as_json)
+        case _:
+            model, as_json = settings.pop("model"), settings.pop("json")
+            commands.run_inspect(InspectOptions(**settings), model, quiet=quiet, as_json=as_json)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    sys.stderr.write(f"equicert: error: {' '.join(message.split())}\n")
+    sys.exit(status)

@@ -1,0 +1,149 @@
+"""The options of each command, as typed dataclasses: also the keys of `--config` files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class DataOptions:
+    """Where a training run reads and writes.
+
+    Args:
+        data: digits, mnist, or an .npz file with x_train, y_train, x_test, y_test.
+        out: folder of the run; model.safetensors is written there.
+        domain: 'lo,hi' or 'none'; default the data set's own. Boxes are clipped to it.
+        data_dir: where mnist/ lies; default $EQUICERT_DATA_DIR, then the cache.
+        resume: continue the run in this folder, with its own options.
+    """
+
+    data: str | None = None
+    out: str | None = None
+    domain: str | None = None
+    data_dir: str | None = None
+    resume: str | None = None
+
+
+@dataclass
+class CertifyOptions:
+    """Options of `equicert certify`.
+
+    Args:
+        data: digits, mnist, or an .npz file with x_test and y_test.
+        eps: radius of the box about each sample, sup-norm, in the units of the data.
+        radius: instead of one eps, find each sample's largest certified radius by bisection.
+        largest: with --radius, the largest radius to try.
+        resolution: with --radius, how finely to bisect.
+        method: interval is certificate (14) of [J22], lipschitz is (13).
+        domain: 'lo,hi' or 'none'; default the data set's own. Boxes are clipped to it.
+        limit: only the first so many test samples.
+        batch_size: samples at a time.
+        activation: needed when an .npz model does not name its own.
+        data_dir: where mnist/ lies; default $EQUICERT_DATA_DIR, then the cache.
+        out: folder for verdicts.jsonl and summary.json.
+        threads: CPU threads; default torch's choice.
+    """
+
+    data: str
+    eps: float = 0.1
+    radius: bool = False
+    largest: float = 1.0
+    resolution: float = 1e-4
+    method: Literal["interval", "lipschitz"] = "interval"
+    domain: str | None = None
+    limit: int | None = None
+    batch_size: int = 1000
+    activation: str | None = None
+    data_dir: str | None = None
+    out: str | None = None
+    threads: int | None = None
+
+
+@dataclass
+class AttackOptions:
+    """Options of `equicert attack`.
+
+    Args:
+        data: digits, mnist, or an .npz file with x_test and y_test.
+        eps: radius of the box about each sample, sup-norm, in the units of the data.
+        attack: fgsm (one step) or pgd (projected gradient descent).
+        steps: steps of pgd.
+        step_size: step of pgd; default 2.5 eps / steps.
+        restarts: random starts of pgd.
+        seed: seed of the random starts.
+        domain: 'lo,hi' or 'none'; default the data set's own.
+        limit: only the first so many test samples.
+        batch_size: samples at a time.
+        activation: needed when an .npz model does not name its own.
+        data_dir: where mnist/ lies; default $EQUICERT_DATA_DIR, then the cache.
+        out: folder for verdicts.jsonl and summary.json.
+        threads: CPU threads; default torch's choice.
+    """
+
+    data: str
+    eps: float = 0.1
+    attack: Literal["pgd", "fgsm"] = "pgd"
+    steps: int = 40
+    step_size: float | None = None
+    restarts: int = 1
+    seed: int = 0
+    domain: str | None = None
+    limit: int | None = None
+    batch_size: int = 1000
+    activation: str | None = None
+    data_dir: str | None = None
+    out: str | None = None
+    threads: int | None = None
+
+
+@dataclass
+class BoundOptions:
+    """Options of `equicert bound`. Give --lower and --upper, or --center and --eps.
+
+    Args:
+        lower: lower ends of the input boxes: a .npy, .json, .csv or .txt file (a row a box), or
+            numbers such as 0,0.5,1.
+        upper: upper ends, likewise.
+        center: centres, likewise.
+        eps: radius about the centres: one number, or one per input, likewise.
+        domain: 'lo,hi' to intersect with; default none, for a model has no domain.
+        activation: needed when an .npz model does not name its own.
+        out: folder for bounds.json.
+    """
+
+    lower: str | None = None
+    upper: str | None = None
+    center: str | None = None
+    eps: str | None = None
+    domain: str | None = None
+    activation: str | None = None
+    out: str | None = None
+
+
+@dataclass
+class InspectOptions:
+    """Options of `equicert inspect`.
+
+    Args:
+        activation: needed when an .npz model does not name its own.
+    """
+
+    activation: str | None = None
+
+
+@dataclass
+class DemoOptions:
+    """Options of `equicert demo`.
+
+    Args:
+        out: folder for the model, verdicts, figures and report.html; an earlier demo is replaced.
+        quick: a few epochs and samples only, to see that everything works.
+        seed: of the training run.
+        threads: CPU threads; default torch's choice.
+    """
+
+    out: str = "runs/demo"
+    quick: bool = False
+    seed: int = 0
+    threads: int | None = None

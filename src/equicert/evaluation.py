@@ -1,0 +1,249 @@
+"""Verdicts for a whole data set, written down as they become known: certify and attack."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equicert.attacks import Attack
+from equicert.bounds import Method
+from equicert.boxes import Box, Domain
+from equicert.certification import certify_boxes
+from equicert.data import DataSet
+from equicert.errors import InputError
+from equicert.radius import certified_radii
+from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines, versions
+from equicert.stored import StoredNetwork
+
+Progress = Callable[[int, int], None]  # (samples done, samples in all)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of an evaluation: the first `limit` of a test split, and their domain."""
+
+    x: Tensor  # (N, r) float64
+    y: Tensor  # (N,) int64
+    domain: Domain
+    data: str
+    digest: str
+
+    @classmethod
+    def of(
+        cls, data: DataSet, network: StoredNetwork, limit: int | None, domain: Domain
+    ) -> Samples:
+        """The test split, checked against the network.
+
+        Raises:
+            InputError: the data does not fit the network, or limit is not positive.
+        """
+        if data.inputs != network.inputs:
+            raise InputError(
+                f"the data does not fit the model: '{data.name}' has {data.inputs} inputs a sample,"
+                f" the network takes {network.inputs}"
+            )
+        if int(data.y_test.max()) >= network.outputs:
+            raise InputError(
+                f"the data does not fit the model: '{data.name}' has labels up to"
+                f" {int(data.y_test.max())}, the network has {network.outputs} outputs"
+            )
+        if limit is not None and limit < 1:
+            raise InputError(f"limit must be at least 1, got {limit}")
+        x, y = torch.from_numpy(data.x_test[:limit]), torch.from_numpy(data.y_test[:limit])
+        return cls(x, y, domain, data.name, data.digest)
+
+
+@dataclass(frozen=True)
+class Certification:
+    """Certify at one eps, or (eps None) find each sample's largest certified radius."""
+
+    method: Method
+    eps: float | None
+    largest: float = 1.0
+    resolution: float = 1e-4
+    kind = "certify"
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this run what it is, beside model and data."""
+        if self.eps is not None:
+            return {"method": self.method.name, "eps": self.eps}
+        span = {"largest": self.largest, "resolution": self.resolution}
+        return {"method": self.method.name, "eps": None, **span}
+
+    def chunks(
+        self, network: StoredNetwork, samples: Samples, batch_size: int
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Verdict lines without index and time, a list per batch."""
+        x, y, domain = samples.x, samples.y, samples.domain
+        if self.eps is not None:
+            box = Box.around(x, self.eps, domain)
+            for chunk in certify_boxes(network, x, y, box, self.method, batch_size):
+                yield [verdict.to_json() for verdict in chunk]
+            return
+        for found in certified_radii(
+            network,
+            x,
+            y,
+            self.method,
+            domain=domain,
+            largest=self.largest,
+            resolution=self.resolution,
+            batch_size=batch_size,
+        ):
+            yield [{**f.verdict.to_json(), "radius": f.radius} for f in found]
+
+    def summary(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
+        """Accuracies as fractions of all samples."""
+        count = Counter(line["status"] for line in lines)
+        correct = sum(line["predicted"] == line["label"] for line in lines)
+        found = {
+            "clean_accuracy": correct / len(lines),
+            "certified_accuracy": count["certified"] / len(lines),
+            "unknown": count["unknown"],
+            "reasons": dict(Counter(line["reason"] for line in lines if line["reason"])),
+        }
+        if self.eps is None:
+            radii = np.array([-1.0 if v["radius"] is None else v["radius"] for v in lines])
+            grid = [self.largest * k / 20 for k in range(21)]
+            found["radius_median"] = float(np.median(radii.clip(min=0)))
+            found["curve"] = [[e, float((radii >= e).mean())] for e in grid]
+        return found
+
+
+@dataclass(frozen=True)
+class AttackRun:
+    """Attack every correctly classified sample at one eps."""
+
+    attack: Attack
+    eps: float
+    kind = "attack"
+
+    @property
+    def name(self) -> str:
+        """Of the attack: "fgsm", "pgd"."""
+        return type(self.attack).__name__.lower()
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this run what it is, beside model and data."""
+        return {"attack": repr(self.attack), "eps": self.eps}
+
+    def chunks(
+        self, network: StoredNetwork, samples: Samples, batch_size: int
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Attack lines without index and time, a list per batch."""
+        for begin in range(0, len(samples.x), batch_size):
+            rows = slice(begin, begin + batch_size)
+            found = self.attack.run(
+                network, samples.x[rows], samples.y[rows], self.eps, samples.domain
+            )
+            yield [
+                {
+                    "status": status,
+                    "label": int(label),
+                    "predicted": int(clean),
+                    "adversarial": int(moved),
+                    "margin": float(margin),
+                    "method": self.name,
+                }
+                for status, label, clean, moved, margin in zip(
+                    found.status,
+                    samples.y[rows],
+                    found.predicted,
+                    found.adversarial_predicted,
+                    found.margin,
+                    strict=True,
+                )
+            ]
+
+    def summary(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
+        """Accuracies as fractions of all samples."""
+        count = Counter(line["status"] for line in lines)
+        return {
+            "clean_accuracy": 1 - count["misclassified"] / len(lines),
+            "robust_accuracy": count["unbroken"] / len(lines),
+            "broken": count["broken"],
+        }
+
+
+def evaluate(
+    job: Certification | AttackRun,
+    network: StoredNetwork,
+    samples: Samples,
+    *,
+    batch_size: int = 1000,
+    out: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run a job over all samples and return its summary.
+
+    With `out`, `verdicts.jsonl` gains a line a sample as it is decided and `summary.json` is
+    written at the end; a killed run continues with `resume` after its last whole line.
+
+    Raises:
+        OutputError: the folder holds another run or cannot be written.
+        InputError: as `certify`.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    identity = {
+        "model": network.digest,
+        "data": samples.digest,
+        "samples": len(samples.x),
+        "domain": _plain_domain(samples.domain),
+        **job.identity(),
+    }
+    folder = claim_folder(out, job.kind, identity, resume) if out is not None else None
+    lines = _decide_all(job, network, samples, batch_size, folder, progress)
+    summary = {"data": samples.data, **_without(identity, "data"), "data_digest": samples.digest}
+    summary |= job.summary(lines)
+    summary |= {"seconds": sum(line["seconds"] for line in lines), "versions": versions()}
+    if folder is not None:
+        folder.write("summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    return summary
+
+
+def _decide_all(
+    job: Certification | AttackRun,
+    network: StoredNetwork,
+    samples: Samples,
+    batch_size: int,
+    folder: RunFolder | None,
+    progress: Progress | None,
+) -> list[dict[str, Any]]:
+    path = None if folder is None else folder / "verdicts.jsonl"
+    with nullcontext() if path is None else JsonLines(path) as sink:
+        lines = read_lines(path) if path is not None else []
+        rest = Samples(
+            samples.x[len(lines) :], samples.y[len(lines) :], samples.domain, samples.data, ""
+        )
+        clock = time.perf_counter()
+        for chunk in job.chunks(network, rest, batch_size) if len(rest.x) else ():
+            each = (time.perf_counter() - clock) / len(chunk)
+            for fields in chunk:
+                line = {"index": len(lines), **fields, "seconds": each}
+                lines.append(line)
+                if sink is not None:
+                    sink.append(line)
+            if progress is not None:
+                progress(len(lines), len(samples.x))
+            clock = time.perf_counter()
+    return lines
+
+
+def _plain_domain(domain: Domain) -> list[Any] | None:
+    return None if domain is None else [np.asarray(end).tolist() for end in domain]
+
+
+def _without(items: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {k: v for k, v in items.items() if k != key}

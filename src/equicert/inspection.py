@@ -1,0 +1,111 @@
+"""What is known of a network from its weights alone: conditions of well-posedness and bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from equicert.bounds.lipschitz import lipschitz_bound, lipschitz_bound_weighted
+from equicert.contraction import prove_contraction
+from equicert.errors import NotContractingError, NotConvergedError
+from equicert.norms import (
+    majorant_abscissa,
+    matrix_measure,
+    spectral_measure,
+    spectral_radius_of_absolute,
+)
+from equicert.stored import StoredNetwork
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A sufficient condition for a unique fixed point: `value < 1`.
+
+    Only a proved condition is a theorem about the stored weights; the others are floating-point
+    values and say "holds" with that caveat.
+    """
+
+    name: str
+    value: float
+    proved: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether the value is below 1."""
+        return self.value < 1
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The facts that `equicert inspect` prints.
+
+    Attributes:
+        shapes: (n, r, q).
+        conditions: of Thm 5.1 at the stored and at the best eta, of [EG21] and of [WK20].
+        eta_ratio: eta_max / eta_min of the eta that the proof uses, None without a proof.
+        lipschitz: upper bounds on the sup-norm Lipschitz constant, by name; empty without a proof.
+    """
+
+    shapes: tuple[int, int, int]
+    activation: str
+    digest: str
+    conditions: tuple[Condition, ...]
+    eta_ratio: float | None
+    lipschitz: dict[str, float]
+
+
+@torch.no_grad()
+def inspect_network(network: StoredNetwork) -> Inspection:
+    """Compute every condition and every bound that applies; never raises on a bad network."""
+    W = network.W.dense()
+    conditions = []
+    if network.eta is not None and bool((network.eta > 0).all() & network.eta.isfinite().all()):
+        measure = float(matrix_measure(W, network.eta))
+        proved = _mu(network, network.eta)
+        conditions.append(
+            Condition(
+                "mu_{inf,[eta]^-1}(W) at the stored eta", proved or measure, proved is not None
+            )
+        )
+    proved = _mu(network, None)
+    best = proved if proved is not None else majorant_abscissa(W)
+    conditions += [
+        Condition("mu_{inf,[eta]^-1}(W) at the best eta", best, proved is not None),
+        Condition("spectral abscissa of the majorant", majorant_abscissa(W), False),
+        Condition("lambda_pf(|W|)", spectral_radius_of_absolute(W), False),
+        Condition("||W||_inf", float(network.W.absolute_row_sums().amax()), False),
+        Condition("mu_2(W)", float(spectral_measure(W)), False),
+    ]
+    ratio, bounds = _lipschitz(network)
+    return Inspection(
+        (network.states, network.inputs, network.outputs),
+        network.activation.spec,
+        network.digest,
+        tuple(conditions),
+        ratio,
+        bounds,
+    )
+
+
+def _mu(network: StoredNetwork, eta: torch.Tensor | None) -> float | None:
+    """The proved bound on mu at this very eta (or at the best), None where there is none."""
+    try:
+        found = prove_contraction(network.W, eta)
+    except NotContractingError:
+        return None
+    return None if eta is not None and not torch.equal(found.eta, eta) else found.mu
+
+
+def _lipschitz(network: StoredNetwork) -> tuple[float | None, dict[str, float]]:
+    try:
+        eta = network.contraction.eta
+        bounds = {
+            "|| |C| (I - M)^-1 |U| ||_inf (derived here)": lipschitz_bound(network),
+            "(eta_max/eta_min) ||U|| ||C|| / (1 - mu^+) (Thm 6.1)": lipschitz_bound_weighted(
+                network
+            ),
+        }
+    except (NotContractingError, NotConvergedError):
+        return None, {}
+    return float(eta.amax() / eta.amin()), bounds

@@ -1,0 +1,190 @@
+"""The training recipe: its settings, and how eps, kappa and the learning rate move.
+
+No torch here, so that a command line can be built from `TrainConfig` at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
+from typing import Any, Final, Literal, get_args, get_type_hints
+
+from equicert.errors import ConfigError, nearest
+
+# [J22] trains 40 epochs; its milestones keep their place in longer and shorter runs.
+_PUBLISHED_EPOCHS: Final = 40
+_PUBLISHED_MILESTONES: Final = {"ramp_start": 10, "ramp_end": 20, "late_epoch": 30}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one training step uses."""
+
+    eps: float
+    kappa: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run; the defaults are the published recipe of [J22].
+
+    Time runs continuously: step s of S in epoch e (both from 0) is at `e + s/S`. eps and kappa are
+    0 until `ramp_start` and rise linearly, step by step, to their values at `ramp_end`.
+
+    Example: `TrainConfig(hidden=50, eps=0.05, epochs=10)`.
+
+    Args:
+        recipe: the loss: "inclusion" is (11) of [J22].
+        hidden: number n of hidden units.
+        activation: phi, for example "relu" or "leaky_relu(0.1)".
+        gamma: bound on mu(W), below 1; at most 0 makes all solves fast.
+        eps: radius of the boxes in the sup-norm, in the units of the data.
+        kappa: final weight of the robust loss, in [0, 1].
+        epochs: passes over the training split.
+        batch_size: samples a step.
+        learning_rate: Adam's step size.
+        learning_rate_late: Adam's step size from late_epoch on.
+        late_epoch: when the step size falls; default 30/40 of the epochs.
+        ramp_start: when eps and kappa begin to rise; default 10/40 of the epochs.
+        ramp_end: when they reach their values; default 20/40 of the epochs.
+        seed: of the initial weights and of the order of the samples.
+        dtype: "float32" or "float64". What is stored and certified is always exactly the weights.
+        device: "cpu", "cuda", "cuda:1", ...
+        threads: CPU threads; default as many as torch uses. Recorded, and kept on resuming:
+            results are bit-identical only for one number of threads.
+        solver: "picard" (on the eliminated form) or "average" (that of [J22], the reference).
+        tolerance: error radius in the sup-norm of z at which each solve stops.
+        max_steps: limit of steps a solve.
+        on_unconverged: "raise", or "warn" to warn once, count, and go on with what was reached.
+        evaluate_samples: test samples, spread over the split, that are certified after each epoch;
+            0 for none.
+
+    Raises:
+        ConfigError: a value of the wrong type or out of its range, named with the range.
+    """
+
+    recipe: Literal["inclusion"] = "inclusion"
+    hidden: int = 100
+    activation: str = "relu"
+    gamma: float = 0.0
+    eps: float = 0.1
+    kappa: float = 0.75
+    epochs: int = _PUBLISHED_EPOCHS
+    batch_size: int = 100
+    learning_rate: float = 5e-4
+    learning_rate_late: float = 1e-4
+    late_epoch: float | None = None
+    ramp_start: float | None = None
+    ramp_end: float | None = None
+    seed: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
+    device: str = "cpu"
+    threads: int | None = None
+    solver: Literal["picard", "average"] = "picard"
+    tolerance: float = 1e-4
+    max_steps: int = 2000
+    on_unconverged: Literal["raise", "warn"] = "raise"
+    evaluate_samples: int = 1000
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            value = _typed(field.name, getattr(self, field.name), hints[field.name])
+            object.__setattr__(self, field.name, value)
+            allowed, accepts = _RANGES.get(field.name, _ANYTHING)
+            if value is not None and not accepts(value):
+                raise ConfigError(f"{field.name} must be {allowed}, got {_short(value)}")
+        start, end = self.milestone("ramp_start"), self.milestone("ramp_end")
+        if start > end:
+            raise ConfigError(
+                f"ramp_start must not exceed ramp_end, which is {end:g} of {self.epochs} epochs,"
+                f" got {start:g}"
+            )
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> TrainConfig:
+        """The config with these settings, and defaults for the rest.
+
+        Raises:
+            ConfigError: an unknown key, or a bad value.
+        """
+        known = [field.name for field in fields(cls)]
+        for key in settings:
+            if key not in known:
+                raise ConfigError(f"unknown setting {key!r}{nearest(str(key), known)}")
+        return cls(**settings)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """All settings by name, as JSON and YAML hold them."""
+        return asdict(self)
+
+    def milestone(self, name: Literal["ramp_start", "ramp_end", "late_epoch"]) -> float:
+        """A milestone in epochs: as set, else at the published fraction of `epochs`."""
+        chosen = getattr(self, name)
+        if chosen is not None:
+            return chosen
+        return self.epochs * _PUBLISHED_MILESTONES[name] / _PUBLISHED_EPOCHS
+
+    def at(self, time: float) -> Setting:
+        """What a step at `time`, in epochs from the start, uses."""
+        start, end = self.milestone("ramp_start"), self.milestone("ramp_end")
+        if start < end:
+            risen = min(max((time - start) / (end - start), 0.0), 1.0)
+        else:
+            risen = float(time >= start)
+        late = time >= self.milestone("late_epoch")
+        rate = self.learning_rate_late if late else self.learning_rate
+        return Setting(risen * self.eps, risen * self.kappa, rate)
+
+
+_Range = tuple[str, Callable[[Any], bool]]
+_ANYTHING: Final[_Range] = ("anything", lambda _: True)
+_COUNT: Final[_Range] = ("an integer >= 1", lambda v: v >= 1)
+_POSITIVE: Final[_Range] = ("finite and > 0", lambda v: 0 < v < math.inf)
+_NOT_NEGATIVE: Final[_Range] = ("finite and >= 0", lambda v: 0 <= v < math.inf)
+_RANGES: Final[dict[str, _Range]] = {
+    "hidden": _COUNT,
+    "gamma": ("finite and < 1", lambda v: -math.inf < v < 1),
+    "eps": _NOT_NEGATIVE,
+    "kappa": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "epochs": _COUNT,
+    "batch_size": _COUNT,
+    "learning_rate": _POSITIVE,
+    "learning_rate_late": _POSITIVE,
+    "late_epoch": _NOT_NEGATIVE,
+    "ramp_start": _NOT_NEGATIVE,
+    "ramp_end": _NOT_NEGATIVE,
+    "seed": ("an integer in [0, 2^63)", lambda v: 0 <= v < 2**63),
+    "threads": _COUNT,
+    "tolerance": _POSITIVE,
+    "max_steps": _COUNT,
+    "evaluate_samples": ("an integer >= 0", lambda v: v >= 0),
+}
+
+
+def _typed(name: str, value: object, hint: Any) -> object:
+    """The value as the type of its field; integers serve as floats, booleans as no number."""
+    options = get_args(hint)
+    if value is None and type(None) in options:
+        return None
+    number = not isinstance(value, bool)
+    kind = next((kind for kind in (int, float, str) if kind is hint or kind in options), None)
+    if kind is int and isinstance(value, Integral) and number:
+        return int(value)
+    if kind is float and isinstance(value, Real) and number:
+        with contextlib.suppress(OverflowError):
+            return float(value)
+    if (kind is str and isinstance(value, str)) or (kind is None and value in options):
+        return value
+    kinds = {int: "an integer", float: "a number that float64 holds", str: "a text"}
+    wanted = kinds[kind] if kind else f"one of {', '.join(options)}"
+    raise ConfigError(f"{name} must be {wanted}, got {_short(value)}")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
