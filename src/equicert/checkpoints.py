@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -121,10 +121,31 @@ class RunRecord:
         return yaml.safe_dump(record, sort_keys=False)
 
 
-def recorded_run(out: str | Path) -> tuple[TrainConfig, str]:
-    """The config and the data specification of the training run that a folder holds.
+@dataclass(frozen=True)
+class RecordedRun:
+    """What the folder of a training run says of it: enough to resume it.
 
-    With them `Trainer(load_data(spec), config, out, spec=spec, resume=True)` continues it.
+    `Trainer(run.restrict(load_data(run.spec)), run.config, out, spec=run.spec, resume=True)`
+    continues the run.
+    """
+
+    config: TrainConfig
+    spec: str
+    domain: object
+
+    def restrict(self, data: DataSet) -> DataSet:
+        """The data with the recorded domain; one of vectors is the data's own."""
+        match self.domain:
+            case None:
+                return replace(data, domain=None)
+            case [float() as lo, float() as hi]:
+                return replace(data, domain=(lo, hi))
+            case _:
+                return data
+
+
+def recorded_run(out: str | Path) -> RecordedRun:
+    """The training run that a folder holds.
 
     Raises:
         OutputError: there is no such run.
@@ -134,6 +155,7 @@ def recorded_run(out: str | Path) -> tuple[TrainConfig, str]:
     try:
         record = yaml.safe_load(path.read_text("utf-8"))
         config, spec = dict(record["config"]), str(record["data"]["spec"])
+        domain = record["data"]["domain"]
     except FileNotFoundError as error:
         raise OutputError(
             f"{out} holds no training run to resume: {CONFIG} is missing; start one there"
@@ -142,7 +164,7 @@ def recorded_run(out: str | Path) -> tuple[TrainConfig, str]:
         raise OutputError(
             f"{path} cannot be read as the record of a training run; start again in another folder"
         ) from error
-    return TrainConfig.from_mapping(config), spec
+    return RecordedRun(TrainConfig.from_mapping(config), spec, domain)
 
 
 def _describe(domain: Domain) -> list[float] | str | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +15,8 @@ from equicert.errors import NotContractingError
 from equicert.norms import best_eta
 from equicert.operators import Operator
 from equicert.rounding import down, self_test, up
+
+_SHIFTS = (0.5, 0.1, 1e-2, 1e-4, 1e-8)
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,8 @@ class Contraction:
 
     @property
     def gap(self) -> float:
-        """`1 - mu^+`, mu^+ = max(mu, 0): the denominator of [J22] (13) and of residual bounds."""
-        return 1 - max(self.mu, 0.0)
+        """`1 - mu^+`, mu^+ = max(mu, 0), rounded down: the denominator of residual bounds."""
+        return math.nextafter(1 - self.mu, 0.0) if self.mu > 0 else 1.0
 
 
 def prove_contraction(
@@ -44,7 +49,9 @@ def prove_contraction(
 ) -> Contraction:
     """An eta proved to satisfy `(M eta)_i < eta_i` for all i: [J22] Thm 5.1 then applies.
 
-    The hint is tried first, then `(I - M)^-1 1`, which serves whenever any eta does.
+    The hint is tried first, then `(I - M)^-1 1`, which serves whenever any eta does; but its
+    `1 - mu = 1/eta_max` may be below what float64 resolves (deep feed-forward networks), so
+    `((1 - t) I - M)^-1 1` follows, whose mu is below 1 - t.
 
     Raises:
         NotContractingError: no candidate passes the test in rounded arithmetic.
@@ -55,19 +62,28 @@ def prove_contraction(
     magnitude = Enclosure.of(W.off_diagonal())
     diagonal = W.diagonal()
     if hint is not None:
-        eta = hint.detach().to(diagonal)
-        proved = _test(magnitude, diagonal, eta)
+        proved = _test(magnitude, diagonal, hint.detach().to(diagonal))
         if proved is not None:
             return proved
-    eta = best_eta(W.dense())
-    proved = _test(magnitude, diagonal, eta / eta.min())
-    if proved is None:
-        measures = diagonal + magnitude.magnitude.apply(eta[None])[0] / eta
-        row = int(measures.argmax())
-        raise NotContractingError(
-            float(measures[row]), row, " (1 - mu is below what float64 resolves)"
-        )
-    return proved
+    eta = diagonal
+    for eta in _candidates(W.dense()):
+        proved = _test(magnitude, diagonal, eta / eta.min())
+        if proved is not None:
+            return proved
+    measures = diagonal + magnitude.magnitude.apply(eta[None])[0] / eta
+    row = int(measures.argmax())
+    raise NotContractingError(float(measures[row]), row, " (1 - mu is below what float64 resolves)")
+
+
+def _candidates(
+    A: Tensor,  # (n, n)
+) -> Iterator[Tensor]:  # (n,) each
+    """`((1 - t) I - M)^-1 1` for t = 0 and for larger t, where that is positive."""
+    yield best_eta(A)
+    identity = torch.eye(len(A), dtype=A.dtype, device=A.device)
+    for shift in _SHIFTS:
+        with suppress(NotContractingError):
+            yield best_eta(A + shift * identity)
 
 
 def _test(magnitude: Enclosure, diagonal: Tensor, eta: Tensor) -> Contraction | None:

@@ -21,7 +21,7 @@ from equicert.boxes import Box, Domain
 from equicert.certification import certify_boxes
 from equicert.data import DataSet
 from equicert.errors import InputError
-from equicert.radius import certified_radii
+from equicert.radius import certified_radii, check_span
 from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines, versions
 from equicert.stored import StoredNetwork
 
@@ -72,6 +72,11 @@ class Certification:
     largest: float = 1.0
     resolution: float = 1e-4
     kind = "certify"
+
+    def check(self, samples: Samples) -> None:
+        """Raise InputError for what would fail later, before an output folder is claimed."""
+        Box.around(samples.x, self.largest if self.eps is None else self.eps, samples.domain)
+        check_span(self.largest, self.resolution)
 
     def identity(self) -> dict[str, Any]:
         """What makes this run what it is, beside model and data."""
@@ -132,6 +137,10 @@ class AttackRun:
     def name(self) -> str:
         """Of the attack: "fgsm", "pgd"."""
         return type(self.attack).__name__.lower()
+
+    def check(self, samples: Samples) -> None:
+        """Raise InputError for what would fail later, before an output folder is claimed."""
+        Box.within(samples.x, self.eps, samples.domain)
 
     def identity(self) -> dict[str, Any]:
         """What makes this run what it is, beside model and data."""
@@ -196,6 +205,7 @@ def evaluate(
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    job.check(samples)
     identity = {
         "model": network.digest,
         "data": samples.digest,

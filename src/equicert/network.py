@@ -16,7 +16,7 @@ from equicert.errors import InputError
 from equicert.implicit_diff import attach
 from equicert.operators import Dense, Operator
 from equicert.policies import Policy, Raise
-from equicert.problems import AdjointProblem, EmbeddedProblem, Problem, StateProblem
+from equicert.problems import AdjointProblem, EmbeddedProblem, Problem, StateProblem, drive_error
 from equicert.solution import Solution
 from equicert.solvers import Picard, Solver, advice, solve
 from equicert.stored import StoredNetwork
@@ -142,7 +142,7 @@ class ImplicitNetwork(nn.Module):
             off, _, diagonal = at.fixed
             U, b = at.U.detach(), at.b.detach()
             u = U.apply(x) + b
-            error = _product_error(U, x.abs().amax(-1, keepdim=True), b)
+            error = drive_error(U, x.abs(), b)
             return StateProblem(off, diagonal, u, error, self.activation, at.contraction)
 
     def reach(
@@ -238,8 +238,8 @@ class ImplicitNetwork(nn.Module):
         with torch.no_grad():
             off, magnitude, diagonal = at.fixed
             u = torch.cat([u_c - u_r, u_c + u_r], -1).detach()
-            size = 2 * torch.maximum(lo.abs(), hi.abs()).amax(-1, keepdim=True)
-            error = _product_error(at.U.detach(), size, at.b.detach()).repeat(1, 2)
+            size = 2 * torch.maximum(lo.abs(), hi.abs())
+            error = drive_error(at.U.detach(), size, at.b.detach()).repeat(1, 2)
             return EmbeddedProblem(
                 off, magnitude, diagonal, u, error, self.activation, at.contraction
             )
@@ -286,9 +286,3 @@ class ImplicitNetwork(nn.Module):
 
 def _uniform(*shape: int, fan_in: int) -> Tensor:
     return (2 * torch.rand(shape) - 1) / math.sqrt(fan_in)
-
-
-def _product_error(U: Operator, size: Tensor, b: Tensor) -> Tensor:
-    """(batch, n) bound on the rounding error of `U x + b` for |x| <= size (batch, 1)."""
-    unit = torch.finfo(b.dtype).eps
-    return (U.terms + 2) * unit * (U.absolute_row_sums() * size + b.abs())

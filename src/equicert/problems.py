@@ -64,15 +64,21 @@ class _Primal(Problem, ABC):
     activation: Activation
     u: Tensor
 
+    @cached_property
+    def _own(self) -> Tensor:
+        """(m,) the diagonal, once per bound."""
+        return _tile(self.diagonal, self.u)
+
+    @cached_property
+    def _scale(self) -> Tensor:
+        """(m,) `max(eta) / gaps`."""
+        return _tile(self.contraction.eta.amax() / self.contraction.gaps, self.u)
+
     def error_bound(self, residual: Tensor) -> Tensor:
-        copies = residual.shape[-1] // len(self.contraction.eta)
-        gaps = self.contraction.gaps.to(residual).repeat(copies)
-        t = (residual.abs() / gaps).amax(-1)
-        return t * float(self.contraction.eta.amax())
+        return (residual.abs() * self._scale).amax(-1)
 
     def full_error_bound(self, residual: Tensor) -> Tensor:
-        copies = residual.shape[-1] // len(self.contraction.eta)
-        eta = self.contraction.eta.to(residual).repeat(copies)
+        eta = _tile(self.contraction.eta, self.u)
         t = (residual.abs() / eta).amax(-1) / self.contraction.gap
         return t * float(self.contraction.eta.amax())
 
@@ -127,11 +133,10 @@ class EmbeddedProblem(_Primal):
         return centre - radius, centre + radius
 
     def full(self, z: Tensor) -> Tensor:
-        own = self.diagonal.repeat(2) * z
-        return self.activation.phi(torch.cat(self._drive(z), -1) + own + self.u)
+        return self.activation.phi(torch.cat(self._drive(z), -1) + self._own * z + self.u)
 
     def eliminated(self, z: Tensor) -> Tensor:
-        return self.activation.psi(torch.cat(self._drive(z), -1) + self.u, self.diagonal.repeat(2))
+        return self.activation.psi(torch.cat(self._drive(z), -1) + self.u, self._own)
 
     def evaluation_error(self, z: Tensor) -> Tensor:
         lo, hi = z.abs().chunk(2, -1)
@@ -164,27 +169,28 @@ class AdjointProblem(Problem):
         return torch.cat([centre - radius, centre + radius], -1)
 
     @cached_property
-    def _own(self) -> Tensor:
-        """`W_ii D`, (batch, m)."""
-        copies = self.slope.shape[-1] // len(self.diagonal)
-        return self.diagonal.repeat(copies) * self.slope
+    def _scale(self) -> Tensor:
+        """`1 - W_ii D`, (batch, m)."""
+        return 1 - _tile(self.diagonal, self.g) * self.slope
+
+    @cached_property
+    def _weights(self) -> tuple[Tensor, Tensor]:
+        """What multiplies a residual and what divides the sum, in `error_bound`."""
+        eta, gaps = _tile(self.contraction.eta, self.g), _tile(self.contraction.gaps, self.g)
+        return eta * self._scale, (gaps * self._scale).amin(-1)
 
     def full(self, z: Tensor) -> Tensor:
-        return self.g + self._back(self.slope * z) + self._own * z
+        return self.g + self._back(self.slope * z) + (1 - self._scale) * z
 
     def eliminated(self, z: Tensor) -> Tensor:
-        return (self.g + self._back(self.slope * z)) / (1 - self._own)
+        return (self.g + self._back(self.slope * z)) / self._scale
 
     def error_bound(self, residual: Tensor) -> Tensor:
-        copies = residual.shape[-1] // len(self.diagonal)
-        eta = self.contraction.eta.to(residual).repeat(copies)
-        gaps = self.contraction.gaps.to(residual).repeat(copies)
-        scale = 1 - self._own
-        return (residual.abs() * eta * scale).sum(-1) / (gaps * scale).amin(-1)
+        weight, divisor = self._weights
+        return (residual.abs() * weight).sum(-1) / divisor
 
     def full_error_bound(self, residual: Tensor) -> Tensor:
-        copies = residual.shape[-1] // len(self.diagonal)
-        eta = self.contraction.eta.to(residual).repeat(copies)
+        eta = _tile(self.contraction.eta, self.g)
         distance = (residual.abs() * eta).sum(-1) / self.contraction.gap
         return distance / float(self.contraction.eta.amin())
 
@@ -193,10 +199,21 @@ class AdjointProblem(Problem):
         size = (self.slope * z).abs().reshape(-1, len(self.diagonal))
         column = 2 * self.transposed.absolute().apply(size).reshape(z.shape)
         error = (self.transposed.terms + 8) * unit * (column + self.g.abs())
-        return error / (1 - self._own) + 8 * unit * z.abs()
+        return error / self._scale + 8 * unit * z.abs()
 
     def start(self) -> Tensor:
-        return self.g / (1 - self._own)
+        return self.g / self._scale
+
+
+def drive_error(
+    U: Operator,  # (n, r)
+    size: Tensor,  # (batch, r) bound on |x|
+    b: Tensor,  # (n,)
+) -> Tensor:  # (batch, n)
+    """A bound on the rounding error of `U x + b`: `gamma (|U| 1 max_j |x_j| + |b|)`."""
+    unit = torch.finfo(b.dtype).eps
+    largest = size.amax(-1, keepdim=True)
+    return (U.terms + 2) * unit * (U.absolute_row_sums() * largest + b.abs())
 
 
 def _rounding_of_psi(
@@ -205,11 +222,18 @@ def _rounding_of_psi(
     size: Tensor,  # (batch, m) bound on the entries that the products run over
 ) -> Tensor:  # (batch, m)
     """`gamma |W_off| |z| <= gamma (eta - g) (1 - W_ii) max_j |z_j|/eta_j`, then psi's slope."""
-    copies = z.shape[-1] // len(problem.diagonal)
-    eta = problem.contraction.eta.to(z).repeat(copies)
-    gaps = problem.contraction.gaps.to(z).repeat(copies)
-    scale = (1 - problem.diagonal).repeat(copies)
+    eta, gaps = _tile(problem.contraction.eta, z), _tile(problem.contraction.gaps, z)
+    scale = _tile(1 - problem.diagonal, z)
     unit = torch.finfo(z.dtype).eps
     products = (size / eta).amax(-1, keepdim=True) * (eta - gaps)
     drive = (problem.W_off.terms + 8) * unit * (products + problem.u.abs() / scale)
     return drive + problem.u_error / scale + 8 * unit * z.abs()
+
+
+def _tile(
+    v: Tensor,  # (n,)
+    like: Tensor,  # (batch, m), m = n or 2n
+) -> Tensor:  # (m,)
+    """v once per bound, in the type and on the device of `like`."""
+    v = v.to(like)
+    return v if like.shape[-1] == len(v) else v.repeat(like.shape[-1] // len(v))

@@ -9,6 +9,7 @@ possible, for which one form with a positive lower bound in each clause is enoug
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -38,6 +39,8 @@ class Forms:
             raise InputError(
                 f"forms need A (k, q) and d (k,), got {tuple(self.A.shape)}, {tuple(self.d.shape)}"
             )
+        if self.A.dtype != torch.float64 or self.d.dtype != torch.float64:
+            raise InputError(f"forms must be float64, got {self.A.dtype} and {self.d.dtype}")
         if not bool(self.A.isfinite().all() & self.d.isfinite().all()):
             raise InputError("a linear form has a NaN or infinite coefficient")
         if self.clause is not None:
@@ -86,8 +89,11 @@ class Query:
     def __post_init__(self) -> None:
         if len({(f.rows, f.clause is None) for f in self.forms}) > 1:
             raise InputError("the sets of forms of one query need the same number of rows")
-        if self.which.shape != (self.box.batch,):
-            raise InputError("a query needs one set of forms per box")
+        if self.which.shape != (self.box.batch,) or self.which.dtype != torch.int64:
+            raise InputError("a query needs one set of forms per box, numbered by int64")
+        if not bool(((self.which >= 0) & (self.which < len(self.forms))).all()):
+            # Such a box would have no form to bound, and its property would hold vacuously.
+            raise InputError(f"a box is given a set of forms outside 0..{len(self.forms) - 1}")
 
     @classmethod
     def of_margins(
@@ -146,14 +152,14 @@ class Answer:
     lower: Tensor
     state: StateBox
 
-    @property
+    @cached_property
     def margin(self) -> Tensor:  # (batch,)
         """The least over clauses of the greatest bound in the clause; positive: it holds.
 
         Raises:
             InputError: the query only asked for bounds.
         """
-        margin = torch.full_like(self.lower[:, 0], torch.inf)
+        margin = self.lower.new_full((len(self.lower),), torch.inf)
         for index, forms in enumerate(self.query.forms):
             if forms.clause is None:
                 raise InputError("this query asked for bounds and has no clauses to decide")
@@ -164,7 +170,7 @@ class Answer:
                 margin[rows] = torch.minimum(margin[rows], best)
         return margin
 
-    @property
+    @cached_property
     def holds(self) -> Tensor:  # (batch,) bool
         """Where the property is proved: strictly positive margin over a proved state box."""
         return self.state.proved & (self.margin > 0)

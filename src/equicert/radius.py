@@ -46,14 +46,19 @@ def certified_radii(
     Raises:
         InputError: largest or resolution not positive, and as `certify`.
     """
+    check_span(largest, resolution)
+    for begin in range(0, len(x), batch_size):
+        rows = slice(begin, begin + batch_size)
+        yield _bisect(network, x[rows], labels[rows], method, domain, largest, resolution)
+
+
+def check_span(largest: float, resolution: float) -> None:
+    """Raise InputError unless both are positive and finite."""
     if not (0 < largest < float("inf") and 0 < resolution < float("inf")):
         raise InputError(
             f"the largest radius and the resolution must be positive, got {largest!r} and"
             f" {resolution!r}"
         )
-    for begin in range(0, len(x), batch_size):
-        rows = slice(begin, begin + batch_size)
-        yield _bisect(network, x[rows], labels[rows], method, domain, largest, resolution)
 
 
 def _bisect(

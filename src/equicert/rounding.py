@@ -52,18 +52,25 @@ def add_down(
     a: Tensor,  # float64
     b: Tensor,  # float64, broadcastable
 ) -> Tensor:
-    """The largest float64 not above a + b, or the one below it: exact sums stay exact (TwoSum)."""
+    """The largest float64 not above a + b, or the one below it: exact sums stay exact (TwoSum).
+
+    An overflow gives infinity of either sign, which callers refuse.
+    """
     s, error = _two_sum(a, b)
-    return torch.where(error < 0, torch.nextafter(s, torch.full_like(s, -math.inf)), s)
+    return torch.where(
+        (error >= 0) | s.isinf(), s, torch.nextafter(s, torch.full_like(s, -math.inf))
+    )
 
 
 def add_up(
     a: Tensor,  # float64
     b: Tensor,  # float64, broadcastable
 ) -> Tensor:
-    """The smallest float64 not below a + b, or the one above it: exact sums stay exact (TwoSum)."""
+    """The mirror image of `add_down`: the smallest float64 not below a + b, or the next above."""
     s, error = _two_sum(a, b)
-    return torch.where(error > 0, torch.nextafter(s, torch.full_like(s, math.inf)), s)
+    return torch.where(
+        (error <= 0) | s.isinf(), s, torch.nextafter(s, torch.full_like(s, math.inf))
+    )
 
 
 def centre_radius(
@@ -77,7 +84,12 @@ def centre_radius(
 
 
 def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Knuth's TwoSum: `a + b = s + error` exactly, whatever the magnitudes."""
+    """Knuth's TwoSum: `a + b = s + error` exactly, whatever the magnitudes; NaN error on overflow.
+
+    Raises:
+        RoundingError: subnormal numbers are flushed to zero, and with them the error.
+    """
+    _test_subnormals("cpu")
     s = a + b
     a_part = s - b
     b_part = s - a_part
@@ -87,36 +99,55 @@ def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def self_test(device: str = "cpu") -> None:
     """Check that this device's arithmetic obeys the model above.
 
-    Subnormal sums must be kept (checked at every call: it is a mode of the thread), and matrix
+    Subnormal sums must be kept (checked at every call: it is a mode of the thread; and once for
+    each number of worker threads, which keep the mode in which they were started), and matrix
     products must be plain ones (checked once per device and process, tens of milliseconds).
 
     Raises:
         RoundingError: it does not; no rigorous verdict may be given there.
     """
-    smallest = torch.full((), TINY, dtype=torch.float64, device=device)
-    if not bool(smallest * 1.5 - smallest > 0):
+    _test_subnormals(device)
+    _test_workers(device, torch.get_num_threads())
+    _test_products(device)
+
+
+def _test_subnormals(device: str, entries: int = 1) -> None:
+    # On the CPU plain Python runs in the same mode, in a hundredth of the time.
+    if entries == 1 and device == "cpu":
+        kept = TINY * 1.5 - TINY > 0
+    else:
+        smallest = torch.full((entries,), TINY, dtype=torch.float64, device=device)
+        kept = bool((smallest * 1.5 - smallest > 0).all())
+    if not kept:
         raise RoundingError(
             f"float64 on {device} flushes subnormal numbers to zero, which the error bounds do not"
-            " allow for sums; call torch.set_flush_denormal(False)"
+            " allow for sums; call torch.set_flush_denormal(False) before anything else"
         )
-    _test_products(device)
+
+
+@functools.cache
+def _test_workers(device: str, threads: int) -> None:
+    """The same with enough entries to employ every worker thread."""
+    _test_subnormals(device, 2**16 * threads)
 
 
 @functools.cache
 def _test_products(device: str, terms: int = 256, rows: int = 96, batch: int = 96) -> None:
     """Compare badly scaled products with exact integers.
 
-    The rows of one factor and the columns of the other span 2^+-60, so that an algorithm that adds
-    entries of different rows (Strassen, Winograd) or rounds to fewer bits misses the entrywise
-    bound by many orders of magnitude.
+    The rows of one factor span 2^+-60, and so do, in opposite ways, the terms of each inner
+    product, so that an algorithm that adds entries of different rows (Strassen, Winograd), rounds
+    to fewer bits, or scales a whole row alike (emulated double) misses the entrywise bound by many
+    orders of magnitude.
     """
     rng = random.Random(20220803)
     mantissa = [[rng.getrandbits(53) - 2**52 for _ in range(terms)] for _ in range(rows)]
     factor = [[rng.getrandbits(53) - 2**52 for _ in range(terms)] for _ in range(batch)]
     scales = [rng.randint(-60, 60) for _ in range(rows)]
-    A = torch.tensor(mantissa, dtype=torch.float64, device=device)
-    A = A * torch.tensor([2.0**s for s in scales], dtype=torch.float64, device=device)[:, None]
-    B = torch.tensor(factor, dtype=torch.float64, device=device)
+    inner = torch.tensor([2.0 ** rng.randint(-60, 60) for _ in range(terms)], dtype=torch.float64)
+    A = torch.tensor(mantissa, dtype=torch.float64) * inner
+    A = (A * torch.tensor([2.0**s for s in scales], dtype=torch.float64)[:, None]).to(device)
+    B = (torch.tensor(factor, dtype=torch.float64) / inner).to(device)
     products = {"linear": (B @ A.mT).T, "addmm": torch.addmm(B.new_zeros(rows), B, A.mT).T}
     for name, product in products.items():
         for _ in range(128):

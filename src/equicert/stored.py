@@ -17,7 +17,7 @@ from equicert.enclosures import Enclosure
 from equicert.errors import InputError, ModelError
 from equicert.operators import Dense, Operator
 from equicert.policies import failure
-from equicert.problems import EmbeddedProblem, StateProblem
+from equicert.problems import EmbeddedProblem, StateProblem, drive_error
 from equicert.rounding import down, up
 from equicert.solution import Solution
 from equicert.solvers import Picard, Solver, advice, solve
@@ -165,9 +165,8 @@ class StoredNetwork:
     ) -> StateProblem:
         """The equation of z for each row x."""
         x = self.check_inputs(x)
-        low, high = self.drive_bounds(x, x)
         u = self.U.apply(x) + self.b
-        error = torch.maximum(high - u, u - low)
+        error = drive_error(self.U, x.abs(), self.b)
         return StateProblem(
             self.off_diagonal.A, self.diagonal, u, error, self.activation, self.contraction
         )

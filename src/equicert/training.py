@@ -24,6 +24,7 @@ from equicert.checkpoints import CONFIG, Checkpoint, RunRecord
 from equicert.data import DataSet
 from equicert.errors import ConfigError, DataError, EquicertError, OutputError
 from equicert.losses import InclusionLoss, inclusion_loss
+from equicert.models import save_model
 from equicert.network import ImplicitNetwork
 from equicert.policies import Raise, Tally, WarnAndCount
 from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines
@@ -144,8 +145,6 @@ class Trainer:
                     lines.append(self._epoch(epoch))
                     self._checkpoint(epoch + 1, threads).save(folder / CHECKPOINT)
             stored = self.network.store()
-        from equicert.models import save_model
-
         save_model(folder / MODEL, stored, self._metadata())
         folder.write(CONFIG, self._record.to_yaml(threads, stored.digest))
         return stored

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from equicert.enclosures import Enclosure
+from equicert.errors import InputError
 from equicert.operators import Dense
 from equicert.queries import Answer, Forms, Query, StateBox
 from equicert.rounding import down, gamma, up
@@ -31,7 +32,16 @@ class Method(ABC):
 
 
 def answer_from_state(network: StoredNetwork, query: Query, state: StateBox) -> Answer:
-    """Bound every form over the state box by elision: one product per form, (10) of [J22]."""
+    """Bound every form over the state box by elision: one product per form, (10) of [J22].
+
+    Raises:
+        InputError: a form has another width than the network's outputs.
+    """
+    if any(forms.A.shape[1] != network.outputs for forms in query.forms):
+        raise InputError(
+            f"the forms of a query on this network need {network.outputs} columns, one an output;"
+            f" got {sorted({forms.A.shape[1] for forms in query.forms})}"
+        )
     rows = query.forms[0].rows if query.forms else 0
     lower = torch.full((query.box.batch, rows), -torch.inf, dtype=torch.float64)
     lower = lower.to(query.box.lo.device)

@@ -22,7 +22,7 @@ from equicert.bounds.interval import check_width
 from equicert.bounds.state_box import prove_state_box
 from equicert.boxes import Box
 from equicert.enclosures import Enclosure
-from equicert.errors import NotConvergedError
+from equicert.errors import InputError, NotConvergedError
 from equicert.operators import Dense
 from equicert.queries import Answer, Query, StateBox
 from equicert.rounding import down, up
@@ -72,7 +72,7 @@ def propose_zeta(
     network: StoredNetwork,
     radius: Tensor,  # (batch, r) half-widths x_r
 ) -> Tensor:  # (batch, n)
-    """A floating-point `zeta` for each row of half-widths; `zeta_holds` or a box test proves it."""
+    """A floating-point `zeta` for each row of half-widths; `zeta_bound` or a box test proves it."""
     beta = network.activation.beta
     off = network.off_diagonal.magnitude.dense()
     system = torch.diag(1 - beta * network.diagonal) - beta * off
@@ -92,7 +92,10 @@ def zeta_bound(
     Raises:
         NotContractingError: the inequality proves nothing without a contracting network.
         NotConvergedError: no widening passed the test.
+        InputError: a half-width is negative.
     """
+    if bool((radius < 0).any()):
+        raise InputError(f"half-widths must be >= 0, got {float(radius.min()):.6g}")
     contraction = network.contraction
     beta = network.activation.beta
     driven = network.input_map.magnitude_above(radius)

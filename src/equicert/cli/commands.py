@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from equicert.cli.options import (
     InspectOptions,
 )
 from equicert.errors import InputError
+from equicert.schedules import TrainConfig
 
 if TYPE_CHECKING:
     from equicert.boxes import Box, Domain
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
 def run_train(settings: dict[str, Any], *, quiet: bool) -> None:
     """`equicert train`."""
+    from equicert.checkpoints import recorded_run
     from equicert.cli import console
     from equicert.data import load_data
-    from equicert.schedules import TrainConfig
-    from equicert.training import MODEL, Trainer, recorded_run
+    from equicert.training import MODEL, Trainer
 
     names = {field.name for field in dataclasses.fields(DataOptions)}
     where = DataOptions(**{key: settings[key] for key in names})
@@ -35,14 +36,12 @@ def run_train(settings: dict[str, Any], *, quiet: bool) -> None:
     spec, out, resume = where.data, where.out, where.resume is not None
     recorded = recorded_run(where.resume) if where.resume is not None else None
     if recorded is not None:
+        _refuse_other_settings(settings)
         spec, out, config = recorded.spec, where.resume, recorded.config
     if spec is None or out is None:
         raise InputError("train needs --data and --out, or --resume DIR to continue a run")
     data = load_data(spec, _path(where.data_dir), progress=not quiet)
-    if recorded is not None:
-        data = dataclasses.replace(data, domain=recorded.domain)
-    else:
-        data = _with_domain(data, where.domain)
+    data = recorded.restrict(data) if recorded is not None else _with_domain(data, where.domain)
     with console.training_progress(quiet) as progress:
         trainer = Trainer(data, config, out, spec=spec, resume=resume, progress=progress)
         trained = trainer.run()
@@ -53,13 +52,26 @@ def run_train(settings: dict[str, Any], *, quiet: bool) -> None:
         console.out().print(console.table("training, last epoch", shown))
 
 
-def run_certify(options: CertifyOptions, model: str, *, quiet: bool, resume: bool) -> None:
+def _refuse_other_settings(settings: dict[str, Any]) -> None:
+    """A resumed run has its own settings: one given beside --resume would be ignored."""
+    defaults = dataclasses.asdict(TrainConfig()) | {"data": None, "out": None, "domain": None}
+    given = [key for key, value in settings.items() if value != defaults.get(key, value)]
+    if given:
+        raise InputError(
+            f"--resume continues a run with its own options; leave out --{given[0]}, or start"
+            " another run"
+        )
+
+
+def run_certify(
+    options: CertifyOptions, model: str, *, radius: bool, quiet: bool, resume: bool
+) -> None:
     """`equicert certify`."""
     from equicert.bounds import Interval, Lipschitz
     from equicert.evaluation import Certification
 
     method = Interval() if options.method == "interval" else Lipschitz()
-    eps = None if options.radius else options.eps
+    eps = None if radius else options.eps
     job = Certification(method, eps, options.largest, options.resolution)
     _evaluate(job, options, model, quiet, resume)
 
@@ -74,7 +86,7 @@ def run_attack(options: AttackOptions, model: str, *, quiet: bool, resume: bool)
     _evaluate(AttackRun(attack, options.eps), options, model, quiet, resume)
 
 
-def run_bound(options: BoundOptions, model: str, *, quiet: bool, as_json: bool) -> None:
+def run_bound(options: BoundOptions, model: str, *, quiet: bool, json: bool) -> None:
     """`equicert bound`."""
     from equicert.certification import reach
     from equicert.cli import console
@@ -108,9 +120,9 @@ def run_bound(options: BoundOptions, model: str, *, quiet: bool, as_json: bool) 
     if options.out is not None:
         identity = {"model": network.digest, "boxes": [b["input"] for b in found["boxes"]]}
         folder = claim_folder(options.out, "bound", identity)
-        folder.write("bounds.json", json.dumps(found, indent=2, allow_nan=False) + "\n")
-    if as_json:
-        console.out().print_json(json.dumps(found))
+        folder.write("bounds.json", dumps(found, indent=2, allow_nan=False) + "\n")
+    if json:
+        console.out().print_json(dumps(found))
     elif not quiet:
         for item in found["boxes"]:
             console.out().print(console.interval_table("output", **item["output"]))
@@ -122,15 +134,15 @@ def run_bound(options: BoundOptions, model: str, *, quiet: bool, as_json: bool) 
         )
 
 
-def run_inspect(options: InspectOptions, model: str, *, quiet: bool, as_json: bool) -> None:
+def run_inspect(options: InspectOptions, model: str, *, quiet: bool, json: bool) -> None:
     """`equicert inspect`."""
     from equicert.cli import console
     from equicert.inspection import inspect_network
     from equicert.models import load_model
 
     found = inspect_network(load_model(Path(model), options.activation))
-    if as_json:
-        console.out().print_json(json.dumps(dataclasses.asdict(found)))
+    if json:
+        console.out().print_json(dumps(dataclasses.asdict(found)))
     elif not quiet:
         console.print_inspection(found)
 

@@ -18,7 +18,7 @@ _SHOWN = 20  # rows of a table of intervals
 
 def out() -> Console:
     """Standard output; plain text where it is no terminal."""
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, markup=False)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import sys
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from jsonargparse import ArgumentParser
 
@@ -51,25 +51,40 @@ _OPTIONS: dict[str, list[type[Any]]] = {
 }
 
 
+_FLAGS = {  # name: (the commands that have it, help)
+    "radius": ("certify", "instead of one eps, find each sample's largest certified radius"),
+    "quick": ("demo", "a few epochs and samples only, to see that everything works"),
+    "resume": ("certify attack", "continue the run in OUT"),
+    "json": ("bound inspect", "print JSON instead of tables"),
+    "quiet": ("train certify bound attack inspect demo", "no progress and no table"),
+}
+
+
 class _Parser(ArgumentParser):
     """One-line errors that name the nearest known option."""
+
+    options: ClassVar[set[str]] = set()  # of the command that is being parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         del ex  # its text is in the message
         text = " ".join(message.split())
-        unknown = re.search(r"(?:unrecognized arguments: -*|option '|[Kk]ey ')([\w.-]+)", text)
-        if unknown and ("unrecognized" in text or "not accept" in text or "expected" in text):
-            known = {s[2:] for a in self._actions for s in a.option_strings if s.startswith("--")}
-            text += nearest(unknown[1].replace("-", "_"), known - {"help", "print_config"})
-        sys.stderr.write(f"{self.prog}: error: {text}\n")
-        sys.exit(2)
+        unknown = re.search(r"(?:unrecognized arguments: -*|not accept option ')([\w.-]+)", text)
+        if unknown:
+            known = {s[2:] for s in self.options if s.startswith("--") and "print" not in s}
+            text += nearest(unknown[1].replace("-", "_"), known)
+        wrong = re.fullmatch(r"Parser key \"(\w+)\": (.*?)\.? Got value: (.*)", text)
+        if wrong:
+            wanted = wrong[2].replace("a <class 'float'>", "a finite number")
+            wanted = wanted.replace("a typing.Literal[", "one of [")
+            text = f"--{wrong[1]}: {wanted}, got {wrong[3]}"
+        _fail(text, 2)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point: exit status 0 for success, 2 for bad input, 1 for a run that failed."""
     argv = sys.argv[1:] if argv is None else argv
     parser = _build(argv)
-    options = parser.parse_args(argv)
+    options = parser.parse_args([_with_underscores(word) for word in argv])
     if options.command is None:
         parser.print_help()
         sys.exit(2)
@@ -96,6 +111,7 @@ def _build(argv: list[str]) -> _Parser:
         sub = _Parser(prog=f"equicert {name}", description=text)
         if name in argv:
             _add_options(sub, name)
+            _Parser.options = {f"--{key}" for key in vars(sub.get_defaults())}
         subcommands.add_subcommand(name, sub, help=text)
     return parser
 
@@ -107,33 +123,37 @@ def _add_options(parser: _Parser, name: str) -> None:
         parser.add_argument("--config", action="config", help="YAML file with options by name")
     for options in _OPTIONS[name]:
         parser.add_class_arguments(options, nested_key=None)
-    parser.add_argument("--quiet", action="store_true", help="no progress and no table")
-    if name in ("certify", "attack"):
-        parser.add_argument("--resume", action="store_true", help="continue the run in OUT")
-    if name in ("bound", "inspect"):
-        parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    for flag, (commands_with_it, text) in _FLAGS.items():
+        if name in commands_with_it.split():
+            parser.add_argument(f"--{flag}", action="store_true", help=text)
+
+
+def _with_underscores(word: str) -> str:
+    """`--batch-size=5` as the parser knows it; values are left alone."""
+    name, equals, value = word.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + equals + value if name[:2] == "--" else word
 
 
 def _run(name: str, settings: dict[str, Any]) -> None:
     settings.pop("config", None)
-    quiet = settings.pop("quiet")
+    flags = {flag: settings.pop(flag) for flag in _FLAGS if isinstance(settings.get(flag), bool)}
     match name:
         case "train":
-            commands.run_train(settings, quiet=quiet)
+            commands.run_train(settings, **flags)
         case "demo":
-            demo.run_demo(DemoOptions(**settings), quiet=quiet)
+            demo.run_demo(DemoOptions(**settings), **flags)
         case "certify":
-            model, resume = settings.pop("model"), settings.pop("resume")
-            commands.run_certify(CertifyOptions(**settings), model, quiet=quiet, resume=resume)
+            model = settings.pop("model")
+            commands.run_certify(CertifyOptions(**settings), model, **flags)
         case "attack":
-            model, resume = settings.pop("model"), settings.pop("resume")
-            commands.run_attack(AttackOptions(**settings), model, quiet=quiet, resume=resume)
+            model = settings.pop("model")
+            commands.run_attack(AttackOptions(**settings), model, **flags)
         case "bound":
-            model, as_json = settings.pop("model"), settings.pop("json")
-            commands.run_bound(BoundOptions(**settings), model, quiet=quiet, as_json=as_json)
+            model = settings.pop("model")
+            commands.run_bound(BoundOptions(**settings), model, **flags)
         case _:
-            model, as_json = settings.pop("model"), settings.pop("json")
-            commands.run_inspect(InspectOptions(**settings), model, quiet=quiet, as_json=as_json)
+            model = settings.pop("model")
+            commands.run_inspect(InspectOptions(**settings), model, **flags)
 
 
 def _fail(message: str, status: int) -> NoReturn:

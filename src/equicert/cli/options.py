@@ -32,7 +32,6 @@ class CertifyOptions:
     Args:
         data: digits, mnist, or an .npz file with x_test and y_test.
         eps: radius of the box about each sample, sup-norm, in the units of the data.
-        radius: instead of one eps, find each sample's largest certified radius by bisection.
         largest: with --radius, the largest radius to try.
         resolution: with --radius, how finely to bisect.
         method: interval is certificate (14) of [J22], lipschitz is (13).
@@ -47,7 +46,6 @@ class CertifyOptions:
 
     data: str
     eps: float = 0.1
-    radius: bool = False
     largest: float = 1.0
     resolution: float = 1e-4
     method: Literal["interval", "lipschitz"] = "interval"
@@ -138,12 +136,10 @@ class DemoOptions:
 
     Args:
         out: folder for the model, verdicts, figures and report.html; an earlier demo is replaced.
-        quick: a few epochs and samples only, to see that everything works.
         seed: of the training run.
         threads: CPU threads; default torch's choice.
     """
 
     out: str = "runs/demo"
-    quick: bool = False
     seed: int = 0
     threads: int | None = None

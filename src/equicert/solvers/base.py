@@ -69,7 +69,8 @@ def solve(
         if bool((done | radius.isnan()).all()):
             break
     rounding = problem.error_bound(problem.evaluation_error(z))
-    return Solution(z, residual, radius + rounding, steps, done)
+    slack = 1 + 16 * torch.finfo(z.dtype).eps  # for the arithmetic of the bound itself
+    return Solution(z, residual, (radius + rounding) * slack, steps, done)
 
 
 def advice(problem: Problem, solver: Solver, solution: Solution, tolerance: float) -> str:
