@@ -230,6 +230,16 @@ def test_confident_networks_are_attacked_as_well() -> None:
     assert broken(first)
 
 
+def test_the_best_iterate_counts() -> None:
+    """Strides too long to settle: a longer ascent passes through all points of a shorter one."""
+    network, x, labels = problem(seed=5)
+    results = [PGD(k, step_size=0.15).run(network, x, labels, 0.1) for k in (4, 5, 6, 7)]
+    for shorter, longer in itertools.pairwise(results):
+        open_ = sorted({*range(40)} - broken(longer))
+        assert broken(shorter) <= broken(longer)
+        assert bool((longer.margin <= shorter.margin + 1e-9)[open_].all())
+
+
 def test_restarts_only_add() -> None:
     network, x, labels = problem(seed=5)
     results = [PGD(steps=3, restarts=k).run(network, x, labels, 0.12) for k in (1, 2, 8)]

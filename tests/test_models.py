@@ -103,7 +103,8 @@ def test_single_precision_is_used_where_it_is_exact(values: np.ndarray, tmp_path
         single = values.astype(np.float32)
     rounded = np.where(np.isfinite(single), single, 0).astype(np.float64)
     for W in (values, rounded):
-        before = StoredNetwork.from_arrays(**(toy() | {"W": W}))
+        changed: Arrays = toy() | {"W": W}
+        before = StoredNetwork.from_arrays(**changed)
         save_model(path, before)
         assert tensors(load_model(path)) == tensors(before)
     with safe_open(path, framework="numpy") as file:
@@ -348,7 +349,8 @@ CHANGES: dict[str, tuple[Arrays, str]] = {
 @pytest.mark.parametrize("case", CHANGES)
 def test_bad_npz(case: str, tmp_path: Path) -> None:
     change, message = CHANGES[case]
-    np.savez(tmp_path / "m.npz", **({"activation": "relu"} | toy() | change))
+    held: Arrays = {"activation": "relu"} | toy() | change
+    np.savez(tmp_path / "m.npz", **held)
     assert message in refusal(tmp_path / "m.npz")
 
 

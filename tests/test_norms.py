@@ -29,6 +29,9 @@ TABLE = pytest.mark.parametrize("net", ALL, ids=str)
 BAD = pytest.mark.parametrize("net", NOT_CONTRACTING.values(), ids=str)
 
 square = st.integers(1, 4).flatmap(lambda n: networks.arrays((n, n), 8.0))
+# Multiples of 2^-10: eigenvalue routines and norms without underflow.
+coarse_square = square.map(lambda A: np.round(A * 1024) / 1024)
+coarse = networks.arrays((4,), 1e3).map(lambda x: np.round(x * 1024) / 1024)
 
 
 def skewed_eta(n: int) -> st.SearchStrategy[networks.Array]:
@@ -62,7 +65,7 @@ def test_weighted_norm_of_one_vector_and_of_an_empty_batch() -> None:
     assert weighted_norm(torch.zeros(0, 2), eta).shape == (0,)
 
 
-@given(networks.arrays((4,), 1e3), networks.arrays((4,), 1e3), skewed_eta(4))
+@given(coarse, coarse, skewed_eta(4))
 def test_weighted_norm_is_a_norm(x: networks.Array, y: networks.Array, eta: networks.Array) -> None:
     a, b, weights = torch.tensor(x), torch.tensor(y), torch.tensor(eta)
     size = weighted_norm(a, weights) + weighted_norm(b, weights)
@@ -107,7 +110,7 @@ def test_measure_is_the_derivative_of_the_induced_norm_at_the_identity(data: st.
     assert (norm - 1) / h == exact.measure(A, eta)
 
 
-@given(square)
+@given(coarse_square)
 def test_spectral_measure_is_the_largest_numerical_value(A: networks.Array) -> None:
     tensor = torch.tensor(A)
     mu = spectral_measure(tensor).item()
@@ -228,19 +231,17 @@ def test_best_eta_within_a_rounding_of_1_is_positive_or_refused(net: Network) ->
 
 @given(st.data())
 def test_no_eta_beats_the_abscissa_and_one_attains_it(data: st.DataObject) -> None:
-    A = data.draw(square)
+    A = data.draw(coarse_square)
     tensor = torch.tensor(A)
     abscissa = majorant_abscissa(tensor)
+    size = 1e-3 * (1 + np.abs(A).max())  # a fourfold eigenvalue is only good to eps^(1/4)
     eta = data.draw(skewed_eta(len(A)))
-    size = 1e-6 * (1 + np.abs(A).max())  # an n-fold eigenvalue is only good to eps^(1/n)
-    assume(np.abs(np.diff(np.sort(np.linalg.eigvals(np.abs(A)).real))).min(initial=1) > 1e-4)
     assert matrix_measure(tensor, torch.tensor(eta)).item() >= abscissa - size
     # (s I - M)^-1 1 brings the measure below s for every s above the abscissa.
-    s = abscissa + 1e-3 * (1 + abs(abscissa))
-    M = metzler_majorant(tensor)
-    near = torch.linalg.solve(s * torch.eye(len(A)) - M, torch.ones(len(A)))
+    s = abscissa + 3 * size
+    near = torch.linalg.solve(s * torch.eye(len(A)) - metzler_majorant(tensor), torch.ones(len(A)))
     assert (near > 0).all()
-    assert matrix_measure(tensor, near).item() <= s + size
+    assert matrix_measure(tensor, near).item() <= s + 1e-9 * size
 
 
 def test_the_abscissa_is_attained_at_the_perron_vector_of_an_irreducible_majorant() -> None:

@@ -63,7 +63,8 @@ def test_the_error_says_what_failed_how_badly_and_what_to_do() -> None:
 
 
 def test_a_nan_radius_is_named() -> None:
-    lost = Solution(*[torch.full((1,), torch.nan)] * 3, torch.tensor([1]), torch.tensor([False]))
+    nan = torch.full((1,), torch.nan)
+    lost = Solution(nan[None], nan, nan, torch.tensor([1]), torch.tensor([False]))
     assert "nan" in str(failure("forward solve", lost, "look for extreme weights"))
 
 

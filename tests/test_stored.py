@@ -54,7 +54,9 @@ def test_every_entry_is_kept_exactly(dtype: type[np.floating[Any]], as_tensors: 
     given: Arrays = {name: (array + rng.random()).astype(dtype) for name, array in arrays().items()}
     given["W"][0, 1] = dtype(1e-40) if dtype is np.float32 else dtype(5e-324)
     eta = np.array([1 / 3, 7.0]).astype(dtype)
-    passed = {name: torch.tensor(array) for name, array in given.items()} if as_tensors else given
+    passed: Arrays = given
+    if as_tensors:
+        passed = {name: torch.tensor(array) for name, array in given.items()}
     network = StoredNetwork.from_arrays(**passed, eta=torch.tensor(eta) if as_tensors else eta)
     kept = {
         "W": network.W.dense(),
@@ -79,7 +81,7 @@ def test_nested_lists_are_arrays() -> None:
 @pytest.mark.parametrize(
     "view",
     [
-        lambda a: np.asfortranarray(a),
+        np.asfortranarray,
         lambda a: np.repeat(a, 2, axis=0)[::2],
         lambda a: a[::-1][::-1],
         lambda a: np.flip(np.flip(a).copy()),
@@ -102,7 +104,7 @@ def test_read_only_arrays_will_do() -> None:
 @pytest.mark.parametrize("as_tensors", [False, True])
 def test_frozen_against_its_maker(as_tensors: bool) -> None:
     """A proof belongs to the weights that it was made for: nobody else may hold them."""
-    given = {**arrays(), "eta": np.ones(2)}
+    given: Arrays = {**arrays(), "eta": np.ones(2)}
     if as_tensors:
         given = {name: torch.tensor(array) for name, array in given.items()}
     network = StoredNetwork.from_arrays(**given)
@@ -120,12 +122,14 @@ def test_frozen_against_assignment() -> None:
     for name in ("W", "U", "b", "C", "c", "activation", "eta", "digest", "anything"):
         with pytest.raises(AttributeError):
             setattr(network, name, None)
-    with pytest.raises(AttributeError):
-        del network.b
+        with pytest.raises(AttributeError):
+            delattr(network, name)
 
 
 def test_parameters_come_without_their_history() -> None:
-    grown = {name: torch.tensor(array, requires_grad=True) for name, array in arrays().items()}
+    grown: Arrays = {
+        name: torch.tensor(array, requires_grad=True) for name, array in arrays().items()
+    }
     network = StoredNetwork.from_arrays(**grown)
     assert not network.predict(torch.zeros(1, 3)).requires_grad
     assert network.digest == build().digest
@@ -217,7 +221,7 @@ def test_the_digest_is_that_of_the_numbers() -> None:
     digest = build().digest
     assert len(bytes.fromhex(digest)) == 32
     assert StoredNetwork.from_arrays(**arrays(np.float32)).digest == digest
-    tensors = {name: torch.tensor(array) for name, array in arrays().items()}
+    tensors: Arrays = {name: torch.tensor(array) for name, array in arrays().items()}
     assert StoredNetwork.from_arrays(**tensors).digest == digest
     assert build(eta=np.array([1.0, 2.0])).digest == digest  # a hint, no part of the network
     assert build(activation=ReLU()).digest == digest
@@ -259,10 +263,10 @@ def test_the_same_bytes_in_other_shapes_are_another_network() -> None:
 
 
 def test_the_activation_belongs_to_the_network() -> None:
-    activations = (ReLU(), Identity(), Tanh(), LeakyReLU(0.1), LeakyReLU(0.1 + 1e-17), "sigmoid")
-    digests = [build(activation=phi).digest for phi in activations]
-    assert len(set(digests)) == 5
-    assert digests[3] == digests[4]  # 0.1 + 1e-17 is 0.1
+    near = float(np.nextafter(0.1, 1))
+    activations = (ReLU(), Identity(), Tanh(), LeakyReLU(0.1), LeakyReLU(near), "sigmoid")
+    assert len({build(activation=phi).digest for phi in activations}) == 6
+    assert build(activation="leaky_relu(0.1)").digest == build(activation=LeakyReLU(0.1)).digest
 
 
 # Proof, state and output.
@@ -327,12 +331,12 @@ def test_predict_of_one_row_and_of_none() -> None:
 
 
 def test_predict_raises_rather_than_guess() -> None:
-    slow = StoredNetwork.from_arrays(
-        [[0.0, 1 - 1e-9], [1 - 1e-9, 0.0]], [[1.0], [1.0]], [1.0, 1.0], [[1.0, 0.0]], [0.0]
-    )
-    with pytest.raises(NotConvergedError, match=r"1 of 2 samples .* max_steps"):
-        slow.predict(torch.tensor([[-1.0], [1.0]]))
-    assert slow.solve(torch.tensor([[-1.0], [1.0]])).converged.tolist() == [True, False]
+    """The second sample overflows."""
+    network = build(W=np.zeros((2, 2)), U=np.full((2, 3), 1e300))
+    x = torch.tensor([[0.0, 0.0, 0.0], [1e10, 0.0, 0.0]])
+    with pytest.raises(NotConvergedError, match=r"1 of 2 samples .* infinite"):
+        network.predict(x)
+    assert network.solve(x).converged.tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -358,10 +362,10 @@ def test_inputs_that_do_not_fit(x: Tensor) -> None:
 
 def test_solve_hands_on_what_it_is_asked() -> None:
     network = stored(CONTRACTING["clipped"])
-    x = torch.tensor([[0.5], [-0.125]])
+    x = torch.tensor([[-0.25], [-0.125]])
     loose, tight = network.solve(x, 1e-1), network.solve(x, 1e-10)
     assert bool((loose.steps < tight.steps).all())
     assert bool((tight.radius < 1e-9).all())
     assert network.solve(x, 1e-10, 2).steps.tolist() == [2, 2]
     slow = network.solve(x, 1e-10, solver=Average())
-    assert bool((slow.steps > tight.steps).all())
+    assert not bool((slow.steps == tight.steps).any())

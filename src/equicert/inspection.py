@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from equicert.errors import NotContractingError, NotConvergedError
 from equicert.norms import (
     majorant_abscissa,
     matrix_measure,
+    optimal_eta,
     spectral_measure,
     spectral_radius_of_absolute,
 )
@@ -61,17 +63,9 @@ def inspect_network(network: StoredNetwork) -> Inspection:
     W = network.W.dense()
     conditions = []
     if network.eta is not None and bool((network.eta > 0).all() & network.eta.isfinite().all()):
-        measure = float(matrix_measure(W, network.eta))
-        proved = _mu(network, network.eta)
-        conditions.append(
-            Condition(
-                "mu_{inf,[eta]^-1}(W) at the stored eta", proved or measure, proved is not None
-            )
-        )
-    proved = _mu(network, None)
-    best = proved if proved is not None else majorant_abscissa(W)
+        conditions.append(_at(network, network.eta, "stored"))
     conditions += [
-        Condition("mu_{inf,[eta]^-1}(W) at the best eta", best, proved is not None),
+        _at_best_eta(network),
         Condition("spectral abscissa of the majorant", majorant_abscissa(W), False),
         Condition("lambda_pf(|W|)", spectral_radius_of_absolute(W), False),
         Condition("||W||_inf", float(network.W.absolute_row_sums().amax()), False),
@@ -88,13 +82,22 @@ def inspect_network(network: StoredNetwork) -> Inspection:
     )
 
 
-def _mu(network: StoredNetwork, eta: torch.Tensor | None) -> float | None:
-    """The proved bound on mu at this very eta (or at the best), None where there is none."""
+def _at_best_eta(network: StoredNetwork) -> Condition:
     try:
-        found = prove_contraction(network.W, eta)
+        return _at(network, optimal_eta(network.W.dense()), "best")
     except NotContractingError:
-        return None
-    return None if eta is not None and not torch.equal(found.eta, eta) else found.mu
+        abscissa = majorant_abscissa(network.W.dense())
+        return Condition("mu_{inf,[eta]^-1}(W) at the best eta", abscissa, False)
+
+
+def _at(network: StoredNetwork, eta: torch.Tensor, which: str) -> Condition:
+    """mu at this eta: the proved bound, or the floating-point value where it proves nothing."""
+    value, proved = float(matrix_measure(network.W.dense(), eta)), False
+    with suppress(NotContractingError):
+        found = prove_contraction(network.W, eta)
+        if torch.equal(found.eta, eta):  # and not another one that served instead
+            value, proved = found.mu, True
+    return Condition(f"mu_{{inf,[eta]^-1}}(W) at the {which} eta", value, proved)
 
 
 def _lipschitz(network: StoredNetwork) -> tuple[float | None, dict[str, float]]:

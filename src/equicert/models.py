@@ -165,7 +165,7 @@ def _read_safetensors(path: Path) -> _Contents:
         for key in keys:
             kind = file.get_slice(key).get_dtype()
             _require_float(path, key, kind in ("F32", "F64"), kind)
-        return _Contents({key: np.array(file.get_tensor(key)) for key in keys}, metadata)
+        return _Contents({key: file.get_tensor(key) for key in keys}, metadata)
 
 
 def _read_npz(path: Path) -> _Contents:

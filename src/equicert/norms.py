@@ -7,6 +7,8 @@ Everything here is plain floating point; `contraction.py` turns it into proofs.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 
@@ -107,6 +109,25 @@ def best_eta(
         rows = row_measures(A.double())
         raise NotContractingError(float(rows.amax()), int(rows.argmax()))
     return eta
+
+
+def optimal_eta(
+    A: Tensor,  # (n, n)
+) -> Tensor:  # (n,) float64
+    """An eta whose measure of A exceeds the infimum, the abscissa a of M, by a hair only.
+
+    `((a + delta) I - M)^-1 1` has measure below a + delta, for every delta > 0 and reducible A too,
+    where the Perron vector has zeros (derived here). The least delta that rounding allows is used.
+
+    Raises:
+        NotContractingError: no delta up to 1e-3 gives a positive solution.
+    """
+    a = majorant_abscissa(A)
+    identity = torch.eye(len(A), dtype=torch.float64, device=A.device)
+    for delta in (1e-9, 1e-6):
+        with suppress(NotContractingError):
+            return best_eta(A + (1 - a - delta * max(1.0, abs(a))) * identity)
+    return best_eta(A + (1 - a - 1e-3 * max(1.0, abs(a))) * identity)
 
 
 def _check_square(A: Tensor) -> None:

@@ -207,7 +207,9 @@ class Trainer:
         try:
             yield
         except EquicertError as error:
-            if all(bool(p.isfinite().all()) for p in self.network.parameters()):
+            with torch.no_grad():
+                made = self.network.weight().tensors().values()  # eta = exp(log_eta) may overflow
+            if all(bool(t.isfinite().all()) for t in (*made, *self.network.parameters())):
                 raise
             rate = self._optimiser.param_groups[0]["lr"]
             raise DivergedError(epoch + 1, rate) from error
