@@ -9,7 +9,7 @@ import pytest
 import torch
 
 torch.set_default_dtype(torch.float64)  # tables of cases are built at import, before any fixture
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1)  # tests are small; more threads wait for one another
 
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=40)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True)

@@ -24,7 +24,7 @@ FLOORS = {
     4: "queries bounds attacks",
     5: "data mnist vectors models losses runs schedules",
     6: "training checkpoints certification radius evaluation inspection",
-    7: "experiments report",
+    7: "experiments report figures",
     8: "cli __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -1,4 +1,4 @@
-"""`ImplicitNetwork`, the module: its manners in PyTorch, and what it says when something is wrong."""
+"""`ImplicitNetwork`, the module: its manners in PyTorch, and what it says of a wrong use."""
 
 import copy
 import io
@@ -16,6 +16,7 @@ from equicert.errors import ConfigError, InputError, NotContractingError, NotCon
 from equicert.network import ImplicitNetwork
 from equicert.norms import metzler_split
 from equicert.policies import ConvergenceWarning, Tally, WarnAndCount
+from equicert.problems import Problem
 from equicert.solution import Solution
 from equicert.solvers import Average, Picard, Solver
 from equicert.weights import Contracting, Free
@@ -34,11 +35,11 @@ def network(
     """tanh, with couplings and an eta that matter."""
     torch.manual_seed(seed)
     made = ImplicitNetwork(
-        R, N, Q, activation=Tanh(), gamma=0.25, solver=solver, tolerance=tolerance
+        R, N, Q, activation=Tanh(), gamma=-0.5, solver=solver, tolerance=tolerance
     )
     with torch.no_grad():
         assert isinstance(made.weight, Contracting)
-        made.weight.T.mul_(6)
+        made.weight.T.mul_(3)
         made.weight.log_eta.copy_(torch.linspace(-1, 1, N))
     return made.to(dtype)
 
@@ -121,9 +122,10 @@ def test_gamma_reaches_the_weight() -> None:
 
 def test_in_sequential_it_learns() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(2, R), network(), nn.Tanh(), nn.Linear(Q, 1))
-    x, target = torch.randn(64, 2), torch.randn(64, 1).sign() * 0.5
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    model = nn.Sequential(nn.Linear(2, R), ImplicitNetwork(R, N, Q), nn.Tanh(), nn.Linear(Q, 1))
+    x = torch.randn(64, 2)
+    target = torch.sign(x[:, :1] * x[:, 1:])
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.05)
     losses = []
     for _ in range(40):
         optimiser.zero_grad()
@@ -131,7 +133,7 @@ def test_in_sequential_it_learns() -> None:
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     for name, p in model.named_parameters():
         assert p.grad is not None, name
         assert bool(p.grad.any()), name
@@ -148,7 +150,7 @@ def test_train_eval_and_no_grad_agree() -> None:
         low, high = made.reach(x - 0.1, x + 0.1)
     with torch.inference_mode():
         inferred = made(x)
-    assert not (frozen.requires_grad or low.requires_grad or high.requires_grad)
+    assert not any(y.requires_grad for y in (frozen, low, high))
     for y in (evaluated, frozen, inferred):
         assert torch.equal(y, trained)
     assert not made.solve(x).value.requires_grad
@@ -376,7 +378,7 @@ def test_reach_refuses_what_is_no_box(lo: list[float], hi: list[float]) -> None:
 
 
 def rejected() -> Iterator[tuple[str, Tensor, str]]:
-    yield "narrow", torch.zeros(2, R - 1), rf"\(batch, {R}\).*\(2, {R - 1}\)"
+    yield "narrow", torch.zeros(2, R - 1), rf"{R}.*\(2, {R - 1}\)"
     yield "wide", torch.zeros(4, 2, R + 1), rf"{R}.*{R + 1}"
     yield "no columns", torch.zeros(2, 0), rf"{R}"
     yield "a number", torch.zeros(()), rf"{R}"
@@ -388,12 +390,26 @@ def rejected() -> Iterator[tuple[str, Tensor, str]]:
     yield "complex", torch.zeros(2, R, dtype=torch.complex128), r"complex128.*float64"
 
 
-@pytest.mark.parametrize(
-    ("x", "message"), [c[1:] for c in rejected()], ids=[c[0] for c in rejected()]
-)
+REJECTED = [pytest.param(x, message, id=name) for name, x, message in rejected()]
+
+
+@pytest.mark.parametrize(("x", "message"), REJECTED)
 def test_inputs_that_do_not_fit(x: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         network()(x)
+
+
+@pytest.mark.parametrize("shape", [(R,), (2, 4, R)], ids=str)
+def test_states_and_boxes_are_of_rows(shape: tuple[int, ...]) -> None:
+    """Leading dimensions are forward's: elsewhere they would be broadcast into nonsense."""
+    made, x = network(), torch.zeros(shape)
+    for use in (
+        made.solve,
+        lambda x: made.reach(x, x),
+        lambda x: made.state(x, made.materialise()),
+    ):
+        with pytest.raises(InputError, match=r"batch"):
+            use(x)
 
 
 def test_reach_checks_both_ends() -> None:
@@ -529,6 +545,20 @@ def test_an_adjoint_that_misses_raises_in_backward() -> None:
         y.sum().backward()
 
 
+class Recording(Solver):
+    """Picard, counted."""
+
+    def __init__(self) -> None:
+        self.applications = 0
+
+    def step(self, problem: Problem, z: Tensor) -> tuple[Tensor, Tensor]:
+        self.applications += 1
+        return Picard().step(problem, z)
+
+    def rate(self, problem: Problem) -> float:
+        return Picard().rate(problem)
+
+
 def test_tally_sees_each_kind_of_solve() -> None:
     tally = Tally(WarnAndCount())
     made = network(solver=Recording())
@@ -540,20 +570,6 @@ def test_tally_sees_each_kind_of_solve() -> None:
     assert all(count >= 2 for count in steps.values())
     assert isinstance(made.solver, Recording)
     assert made.solver.applications >= sum(steps.values())
-
-
-class Recording(Solver):
-    """Picard, counted."""
-
-    def __init__(self) -> None:
-        self.applications = 0
-
-    def step(self, problem, z):  # noqa: ANN001, ANN201  # pyright: ignore
-        self.applications += 1
-        return Picard().step(problem, z)
-
-    def rate(self, problem):  # noqa: ANN001, ANN201  # pyright: ignore
-        return Picard().rate(problem)
 
 
 def test_the_tolerance_is_kept_per_sample() -> None:
@@ -584,7 +600,7 @@ def graph_nodes(y: Tensor) -> int:
 @pytest.mark.parametrize("reach", [False, True], ids=["forward", "reach"])
 def test_the_graph_does_not_grow_with_the_iterations(reach: bool) -> None:
     found = []
-    for tolerance in (1e-1, 1e-12):
+    for tolerance in (1.0, 1e-10):
         made = slow(tolerance=tolerance, max_steps=5000)
         steps = int(made.solve(X).steps.max())
         saved = []
@@ -597,7 +613,7 @@ def test_the_graph_does_not_grow_with_the_iterations(reach: bool) -> None:
             y = torch.cat(made.reach(X, X + 0.5)) if reach else made(X)
         found.append((steps, graph_nodes(y), sum(saved)))
     loose, tight = found
-    assert tight[0] > 5 * loose[0]
+    assert tight[0] > 4 * loose[0]
     assert tight[1:] == loose[1:]
     assert 5 < tight[1] < 60
     assert tight[2] > 0

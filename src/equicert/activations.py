@@ -96,6 +96,10 @@ class LeakyReLU(Activation):
     negative_slope: float = 0.01
     name = "leaky_relu"
 
+    @property
+    def lower(self) -> float:  # type: ignore[override]
+        return 0.0 if self.negative_slope == 0 else -math.inf
+
     def __post_init__(self) -> None:
         _check_parameter(self.name, "negative_slope", self.negative_slope)
 
@@ -111,7 +115,7 @@ class LeakyReLU(Activation):
         return torch.where(r > 0, r / (1 - d), a * r / (1 - a * d))
 
     def down(self, t: Tensor) -> Tensor:
-        return torch.where(t > 0, t, down(self.negative_slope * t))
+        return torch.where(t > 0, t, down(self.negative_slope * t)).clamp(min=self.lower)
 
     def up(self, t: Tensor) -> Tensor:
         return torch.where(t > 0, t, up(self.negative_slope * t))
@@ -208,7 +212,7 @@ class Softplus(Activation):
     lower = 0.0
 
     def phi(self, t: Tensor) -> Tensor:
-        return t.clamp(min=0) + torch.log1p(torch.exp(-t.abs()))
+        return torch.logaddexp(t, torch.zeros_like(t))
 
     def slope(self, t: Tensor) -> Tensor:
         return torch.sigmoid(t)
@@ -254,9 +258,9 @@ def parse_activation(text: str) -> Activation:
         ModelError: unknown (the nearest known is named), a parameter out of range, or a function
             that is not monotone and non-expansive (SiLU, GELU, Mish), for which no theorem holds.
     """
-    spec = text.strip().lower().replace("-", "_")
-    match = re.fullmatch(r"([a-z_0-9]+?)(?:\(([^()]*)\))?", spec)
-    name, argument = (match[1], match[2]) if match else (spec, None)
+    spec = text.strip().lower()
+    match = re.fullmatch(r"([a-z_0-9-]+?)(?:\(([^()]*)\))?", spec)
+    name, argument = (match[1].replace("-", "_"), match[2]) if match else (spec, None)
     name = {"leakyrelu": "leaky_relu", "hardtanh": "hard_tanh"}.get(name, name)
     if name in _REFUSED:
         raise ModelError(

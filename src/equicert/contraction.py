@@ -49,9 +49,9 @@ def prove_contraction(
 ) -> Contraction:
     """An eta proved to satisfy `(M eta)_i < eta_i` for all i: [J22] Thm 5.1 then applies.
 
-    The hint is tried first, then `(I - M)^-1 1`, which serves whenever any eta does; but its
-    `1 - mu = 1/eta_max` may be below what float64 resolves (deep feed-forward networks), so
-    `((1 - t) I - M)^-1 1` follows, whose mu is below 1 - t.
+    The hint is tried first. Then `((1 - t) I - M)^-1 1`, with mu < 1 - t, for the largest t that
+    serves; t = 0 serves whenever any eta does, but its `1 - mu = 1/eta_max` may be below what
+    float64 resolves (deep feed-forward networks).
 
     Raises:
         NotContractingError: no candidate passes the test in rounded arithmetic.
@@ -78,12 +78,13 @@ def prove_contraction(
 def _candidates(
     A: Tensor,  # (n, n)
 ) -> Iterator[Tensor]:  # (n,) each
-    """`((1 - t) I - M)^-1 1` for t = 0 and for larger t, where that is positive."""
-    yield best_eta(A)
+    """`((1 - t) I - M)^-1 1` for falling t, where that is positive, and for t = 0."""
+    last_resort = best_eta(A)
     identity = torch.eye(len(A), dtype=A.dtype, device=A.device)
     for shift in _SHIFTS:
         with suppress(NotContractingError):
             yield best_eta(A + shift * identity)
+    yield last_resort
 
 
 def _test(magnitude: Enclosure, diagonal: Tensor, eta: Tensor) -> Contraction | None:

@@ -98,9 +98,10 @@ class ImplicitNetwork(nn.Module):
         self,
         x: Tensor,  # (..., r)
     ) -> Tensor:  # (..., q)
+        self._check(x)
         rows = x.reshape(-1, x.shape[-1])
         z = self.state(rows, self.materialise())
-        return self.read_out(z).reshape(*x.shape[:-1], -1)
+        return self.read_out(z).reshape(*x.shape[:-1], len(self.c))
 
     def read_out(
         self,
@@ -116,6 +117,10 @@ class ImplicitNetwork(nn.Module):
             NotContractingError: it cannot be proved.
         """
         W = self.weight()
+        if W.shape[0] != len(self.b):
+            raise InputError(
+                f"the weight has {W.shape[0]} states, the network {len(self.b)} hidden units"
+            )
         return Materialised(W, Dense(self.U), self.b, prove_contraction(W, self.weight.eta()))
 
     def state(
@@ -159,8 +164,11 @@ class ImplicitNetwork(nn.Module):
         at = at or self.materialise()
         self._check(lo)
         self._check(hi)
-        if not bool((lo <= hi).all()):
-            raise InputError("the box is inverted or NaN: lower must not exceed upper")
+        if lo.shape != hi.shape or not bool((lo <= hi).all()):
+            raise InputError(
+                "the box is inverted or NaN, or its ends differ in shape:"
+                f" lower {tuple(lo.shape)} must not exceed upper {tuple(hi.shape)}"
+            )
         u_c = at.U.apply(0.5 * (lo + hi)) + at.b
         u_r = at.U.absolute().apply(0.5 * (hi - lo))
         z = self._solve("embedded", self._embedded_problem(u_c, u_r, lo, hi, at)).value
@@ -195,8 +203,8 @@ class ImplicitNetwork(nn.Module):
         at = self.materialise()
         double = torch.float64
         return StoredNetwork(
-            at.W.detach().to("cpu", double),
-            at.U.detach().to("cpu", double),
+            at.W.detach().to("cpu", double).map(torch.clone),
+            at.U.detach().to("cpu", double).map(torch.clone),
             *(p.detach().to("cpu", double).clone() for p in (self.b, self.C, self.c)),
             activation=self.activation,
             eta=at.contraction.eta.to("cpu"),
@@ -274,9 +282,10 @@ class ImplicitNetwork(nn.Module):
         return solution
 
     def _check(self, x: Tensor) -> None:
-        if x.ndim != 2 or x.shape[1] != self.U.shape[1]:
+        """Rows of the network's width and type; leading dimensions are the caller's."""
+        if x.ndim == 0 or x.shape[-1] != self.U.shape[1]:
             raise InputError(
-                f"this network takes inputs (batch, {self.U.shape[1]}), got {tuple(x.shape)}"
+                f"this network takes inputs of {self.U.shape[1]} numbers, got {tuple(x.shape)}"
             )
         if x.dtype != self.U.dtype:
             raise InputError(

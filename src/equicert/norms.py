@@ -50,7 +50,8 @@ def spectral_measure(
 ) -> Tensor:  # ()
     """`mu_2(A) = lambda_max((A + A^T) / 2)`."""
     _check_square(A)
-    return torch.linalg.eigvalsh((A + A.mT) / 2)[-1]
+    # eigh, since eigvalsh loses six digits on some badly scaled matrices.
+    return torch.linalg.eigh((A + A.mT) / 2)[0][-1]
 
 
 def metzler_split(
@@ -78,8 +79,12 @@ def majorant_abscissa(
     """Spectral abscissa of the Metzler majorant, which is `inf_eta mu_{inf,[eta]^-1}(A)`.
 
     The infimum is attained at the Perron vector where the majorant is irreducible (derived here).
+    NaN where the eigenvalue iteration does not converge.
     """
-    return float(torch.linalg.eigvals(metzler_majorant(A.double())).real.amax())
+    try:
+        return float(torch.linalg.eigvals(metzler_majorant(A.double())).real.amax())
+    except torch.linalg.LinAlgError:  # does not converge on some badly scaled matrices
+        return float("nan")
 
 
 def spectral_radius_of_absolute(

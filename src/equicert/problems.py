@@ -50,8 +50,8 @@ class Problem(ABC):
         """
 
     @abstractmethod
-    def evaluation_error(self, z: Tensor) -> Tensor:
-        """(batch, m) bound on how far rounding can move the computed `G(z)` from the exact one."""
+    def evaluation_error(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, m) each: how far rounding can move the computed `G(z)`, and `F(z)`."""
 
     @abstractmethod
     def start(self) -> Tensor:
@@ -104,8 +104,8 @@ class StateProblem(_Primal):
     def eliminated(self, z: Tensor) -> Tensor:
         return self.activation.psi(self.W_off.apply(z) + self.u, self.diagonal)
 
-    def evaluation_error(self, z: Tensor) -> Tensor:
-        return _rounding_of_psi(self, z, z.abs())
+    def evaluation_error(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return _rounding(self, z, z.abs())
 
 
 @final
@@ -138,9 +138,9 @@ class EmbeddedProblem(_Primal):
     def eliminated(self, z: Tensor) -> Tensor:
         return self.activation.psi(torch.cat(self._drive(z), -1) + self.u, self._own)
 
-    def evaluation_error(self, z: Tensor) -> Tensor:
+    def evaluation_error(self, z: Tensor) -> tuple[Tensor, Tensor]:
         lo, hi = z.abs().chunk(2, -1)
-        return _rounding_of_psi(self, z, 2 * torch.maximum(lo, hi).repeat(1, 2))
+        return _rounding(self, z, 2 * torch.maximum(lo, hi).repeat(1, 2))
 
 
 @final
@@ -194,12 +194,13 @@ class AdjointProblem(Problem):
         distance = (residual.abs() * eta).sum(-1) / self.contraction.gap
         return distance / float(self.contraction.eta.amin())
 
-    def evaluation_error(self, z: Tensor) -> Tensor:
+    def evaluation_error(self, z: Tensor) -> tuple[Tensor, Tensor]:
         unit = torch.finfo(z.dtype).eps
         size = (self.slope * z).abs().reshape(-1, len(self.diagonal))
         column = 2 * self.transposed.absolute().apply(size).reshape(z.shape)
         error = (self.transposed.terms + 8) * unit * (column + self.g.abs())
-        return error / self._scale + 8 * unit * z.abs()
+        value = 16 * unit * z.abs()
+        return (error + value) / self._scale + value, error + value * (1 + (1 - self._scale).abs())
 
     def start(self) -> Tensor:
         return self.g / self._scale
@@ -216,18 +217,22 @@ def drive_error(
     return (U.terms + 2) * unit * (U.absolute_row_sums() * largest + b.abs())
 
 
-def _rounding_of_psi(
+def _rounding(
     problem: StateProblem | EmbeddedProblem,
     z: Tensor,  # (batch, m)
     size: Tensor,  # (batch, m) bound on the entries that the products run over
-) -> Tensor:  # (batch, m)
-    """`gamma |W_off| |z| <= gamma (eta - g) (1 - W_ii) max_j |z_j|/eta_j`, then psi's slope."""
+) -> tuple[Tensor, Tensor]:  # (batch, m) each
+    """`gamma |W_off| |z| <= gamma (eta - g) (1 - W_ii) max_j |z_j|/eta_j`, then psi's or phi's.
+
+    A root of `z = psi(...)` found to a residual of some units of z is off by 1/(1 - W_ii) times it.
+    """
     eta, gaps = _tile(problem.contraction.eta, z), _tile(problem.contraction.gaps, z)
-    scale = _tile(1 - problem.diagonal, z)
+    own = _tile(problem.diagonal, z)
     unit = torch.finfo(z.dtype).eps
-    products = (size / eta).amax(-1, keepdim=True) * (eta - gaps)
-    drive = (problem.W_off.terms + 8) * unit * (products + problem.u.abs() / scale)
-    return drive + problem.u_error / scale + 8 * unit * z.abs()
+    products = (size / eta).amax(-1, keepdim=True) * (eta - gaps) * (1 - own)
+    drive = (problem.W_off.terms + 8) * unit * (products + problem.u.abs()) + problem.u_error
+    value = 16 * unit * z.abs()
+    return (drive + value) / (1 - own) + value, drive + value * (1 + own.abs())
 
 
 def _tile(

@@ -77,9 +77,14 @@ def centre_radius(
     lo: Tensor,  # (..., k) float64
     hi: Tensor,  # (..., k) float64
 ) -> tuple[Tensor, Tensor]:
-    """(c, rho) with [lo, hi] inside the exact interval [c - rho, c + rho], both shaped as lo."""
+    """(c, rho) with [lo, hi] inside the exact interval [c - rho, c + rho], both shaped as lo.
+
+    Raises:
+        RoundingError: as `add_down`: comparing bounds needs subnormal numbers, too.
+    """
+    _test_subnormals("cpu")
     c = lo * 0.5 + hi * 0.5
-    rho = torch.maximum(add_up(hi, -c), add_up(c, -lo))
+    rho = up(torch.maximum(hi - c, c - lo))  # plain sums: this runs in every sweep
     return c, torch.where(lo == hi, (c - lo).abs(), rho)
 
 

@@ -24,7 +24,7 @@ def increasing_root(
     f is increasing with slope at least `min(1, 1 - beta d) > 0`, so from the known root
     `z0 = phi(0)` at `r0 = -d z0` the root is at most `|r - r0| beta / (1 - beta d)` away, and
     inside phi's range. Plain Newton cycles (tanh at d = -20); a step that leaves the bracket, or
-    follows one that did not halve it, becomes a bisection.
+    does not halve the one before, becomes a bisection.
     """
     z0 = phi(torch.zeros_like(r))
     reach = (r + d * z0) * (beta / (1 - beta * d))
@@ -33,18 +33,19 @@ def increasing_root(
     lo = (z0 + reach.clamp(max=0) - room).clamp(lower, upper)
     hi = (z0 + reach.clamp(min=0) + room).clamp(lower, upper)
     z = (z0 + 0.5 * reach).clamp(lower, upper)
-    width = hi - lo
-    resolution = 4 * torch.finfo(r.dtype).eps
+    last = hi - lo
+    # The evaluation of d z + r itself is this uncertain, in units of z.
+    resolution = 8 * torch.finfo(r.dtype).eps
     for _ in range(_STEPS):
         t = d * z + r
         f = z - phi(t)
         lo, hi = torch.where(f < 0, z, lo), torch.where(f > 0, z, hi)
-        newton = z - f / (1 - d * slope(t))
-        shrunk = hi - lo
-        bisect = ~((newton >= lo) & (newton <= hi)) | (shrunk > 0.5 * width) & (shrunk < width)
-        step = torch.where(bisect & (f != 0), 0.5 * lo + 0.5 * hi, newton)
-        done = (step - z).abs() <= resolution * z.abs() + torch.finfo(r.dtype).tiny
-        z, width = step, shrunk
-        if bool(done.all()):
+        move = f / (1 - d * slope(t))
+        close = move.abs() <= resolution * z.abs() + torch.finfo(r.dtype).tiny
+        newton = z - move
+        bisect = ~close & (~((newton >= lo) & (newton <= hi)) | (move.abs() > 0.5 * last))
+        step = torch.where(bisect, 0.5 * lo + 0.5 * hi, newton)
+        last, z = (step - z).abs(), step
+        if bool(close.all()):
             break
-    return z
+    return z.clamp(lower, upper)

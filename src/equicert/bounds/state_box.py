@@ -92,4 +92,6 @@ def _due(
     r_lo, r_hi = _off_diagonal(network, drive, lo, hi)
     excess = torch.maximum(lo - psi(r_lo, d), psi(r_hi, d) - hi).clamp(min=0)
     resolution = 64 * UNIT * torch.maximum(lo.abs(), hi.abs()) + 2.0**-1000
-    return ((excess + resolution) / network.contraction.gaps).amax(-1)
+    c = network.contraction
+    # The residual is one of psi, to which the gaps belong; rounding is suffered by phi(d z + r).
+    return (excess / c.gaps + resolution / (c.eta * c.gap)).amax(-1)

@@ -46,5 +46,12 @@ class Average(Solver):
         residual = problem.full(z) - z
         return z + alpha * residual, problem.full_error_bound(residual)
 
+    def rounding(
+        self,
+        problem: Problem,
+        z: Tensor,  # (batch, m)
+    ) -> Tensor:  # (batch,)
+        return problem.full_error_bound(problem.evaluation_error(z)[1])
+
     def rate(self, problem: Problem) -> float:
         return 1 - self._alpha(problem) * problem.contraction.gap

@@ -25,6 +25,14 @@ class Solver(ABC):
         """(next iterate (batch, m), bound on its sup-norm error (batch,)), rounding aside."""
 
     @abstractmethod
+    def rounding(
+        self,
+        problem: Problem,
+        z: Tensor,  # (batch, m)
+    ) -> Tensor:  # (batch,)
+        """What the rounding of the last evaluation adds to the error bound."""
+
+    @abstractmethod
     def rate(self, problem: Problem) -> float:
         """A proved contraction factor of the step, below 1: how slow it can be."""
 
@@ -68,7 +76,7 @@ def solve(
         done = done | (radius <= tolerance)
         if bool((done | radius.isnan()).all()):
             break
-    rounding = problem.error_bound(problem.evaluation_error(z))
+    rounding = solver.rounding(problem, z)
     slack = 1 + 16 * torch.finfo(z.dtype).eps  # for the arithmetic of the bound itself
     return Solution(z, residual, (radius + rounding) * slack, steps, done)
 
@@ -79,8 +87,12 @@ def advice(problem: Problem, solver: Solver, solution: Solution, tolerance: floa
     if not math.isfinite(worst):
         return "an iterate became NaN or infinite: look for extreme weights or inputs"
     steps = int(solution.steps.max()) if len(solution.steps) else 0
-    more = math.log(max(worst / tolerance, 1.0) + 1.0) / -math.log(rate) if rate > 0 else 1.0
+    if 0 < rate < 1:
+        more = math.log(max(worst / tolerance, 1.0) + 1.0) / -math.log(rate)
+        needed = f"at most about {more:.3g} more are needed; "
+    else:  # it rounds to 1
+        needed = "it is too close to 1 to tell how many more are needed; "
     return (
-        f"stopped after {steps} steps at contraction rate {rate:.6g}: at most about {more:.3g} more"
-        " are needed; raise max_steps, loosen the tolerance, lower gamma, or solve in float64"
+        f"stopped after {steps} steps at contraction rate {rate:.6g}: {needed}"
+        "raise max_steps, loosen the tolerance, lower gamma, or solve in float64"
     )

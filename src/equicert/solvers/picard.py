@@ -27,5 +27,12 @@ class Picard(Solver):
         following = problem.eliminated(z)
         return following, problem.error_bound(following - z)
 
+    def rounding(
+        self,
+        problem: Problem,
+        z: Tensor,  # (batch, m)
+    ) -> Tensor:  # (batch,)
+        return problem.error_bound(problem.evaluation_error(z)[0])
+
     def rate(self, problem: Problem) -> float:
         return problem.contraction.rate
