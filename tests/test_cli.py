@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import equicert
 from equicert.cli import main
@@ -35,7 +34,7 @@ def arrays(n: int = 6, r: int = 3, q: int = 3, seed: int = 0) -> Arrays:
     }
 
 
-def data(network: Arrays, samples: int = 12, seed: int = 1) -> dict[str, NDArray[Any]]:
+def data(network: Arrays, samples: int = 12, seed: int = 1) -> Arrays:
     """Points of the unit cube with the labels that the network gives them."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(size=(samples, network["U"].shape[1]))

@@ -555,6 +555,12 @@ class Recording(Solver):
         self.applications += 1
         return Picard().step(problem, z)
 
+    def rounding(self, problem: Problem, z: Tensor) -> Tensor:
+        return Picard().rounding(problem, z)
+
+    def rounding(self, problem: Problem, z: Tensor) -> Tensor:
+        return Picard().rounding(problem, z)
+
     def rate(self, problem: Problem) -> float:
         return Picard().rate(problem)
 

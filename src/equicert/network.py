@@ -142,7 +142,7 @@ class ImplicitNetwork(nn.Module):
         at: Materialised,
     ) -> StateProblem:
         """The equation of z for each row of x, without gradient history."""
-        self._check(x)
+        self._check(x, rows=True)
         with torch.no_grad():
             off, _, diagonal = at.fixed
             U, b = at.U.detach(), at.b.detach()
@@ -162,8 +162,8 @@ class ImplicitNetwork(nn.Module):
         `equicert.certify` prove.
         """
         at = at or self.materialise()
-        self._check(lo)
-        self._check(hi)
+        self._check(lo, rows=True)
+        self._check(hi, rows=True)
         if lo.shape != hi.shape or not bool((lo <= hi).all()):
             raise InputError(
                 "the box is inverted or NaN, or its ends differ in shape:"
@@ -281,12 +281,11 @@ class ImplicitNetwork(nn.Module):
         self.policy.observe(f"{what} solve", solution, hint)
         return solution
 
-    def _check(self, x: Tensor) -> None:
-        """Rows of the network's width and type; leading dimensions are the caller's."""
-        if x.ndim == 0 or x.shape[-1] != self.U.shape[1]:
-            raise InputError(
-                f"this network takes inputs of {self.U.shape[1]} numbers, got {tuple(x.shape)}"
-            )
+    def _check(self, x: Tensor, rows: bool = False) -> None:
+        """Raise InputError unless x has the network's width and type, and is a batch of rows."""
+        if x.ndim == 0 or x.shape[-1] != self.U.shape[1] or (rows and x.ndim != 2):
+            wanted = f"({'batch' if rows else '...'}, {self.U.shape[1]})"
+            raise InputError(f"this network takes inputs {wanted}, got {tuple(x.shape)}")
         if x.dtype != self.U.dtype:
             raise InputError(
                 f"inputs are {x.dtype}, the network is {self.U.dtype}; convert one with .to(dtype)"

@@ -83,7 +83,7 @@ def majorant_abscissa(
     """
     try:
         return float(torch.linalg.eigvals(metzler_majorant(A.double())).real.amax())
-    except torch.linalg.LinAlgError:  # does not converge on some badly scaled matrices
+    except RuntimeError:  # LinAlgError: no convergence on some badly scaled matrices
         return float("nan")
 
 

@@ -227,7 +227,10 @@ class StoredNetwork:
         Raises:
             InputError: wrong width, NaN or infinity.
         """
-        x = torch.as_tensor(x).to(self.b)
+        x = torch.as_tensor(x)
+        if x.is_complex() or x.dtype == torch.bool:
+            raise InputError(f"inputs must be real numbers, got {x.dtype}")
+        x = x.to(self.b)
         x = x[None] if x.ndim == 1 else x
         if x.ndim != 2 or x.shape[1] != self.inputs:
             raise InputError(
@@ -254,10 +257,13 @@ def _check_shapes(network: StoredNetwork, n: int, q: int) -> None:
 
 
 def _exact(name: str, value: Any, dimensions: int) -> Tensor:
-    """value as a float64 tensor without any change of an entry."""
-    tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-    if tensor.dtype not in (torch.float32, torch.float64):
-        raise ModelError(f"{name} must be float32 or float64, got {tensor.dtype}")
-    if tensor.ndim != dimensions:
-        raise ModelError(f"{name} must have {dimensions} dimensions, got {tuple(tensor.shape)}")
-    return tensor.to(torch.float64).contiguous()
+    """A float64 tensor of its own with every entry of value unchanged."""
+    try:
+        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    except (TypeError, ValueError) as error:  # bfloat16, ragged lists
+        raise ModelError(f"{name} is no array of float32 or float64 numbers: {error}") from error
+    if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
+        raise ModelError(f"{name} must be float32 or float64, got {array.dtype}")
+    if array.ndim != dimensions:
+        raise ModelError(f"{name} must have {dimensions} dimensions, got shape {array.shape}")
+    return torch.from_numpy(np.array(array, dtype=np.float64, order="C"))

@@ -66,6 +66,10 @@ class Contracting(Weight):
         Raises:
             ModelError: mu_{inf,[eta]^-1}(W) > gamma: no T gives this W.
         """
+        if W.shape != self.T.shape:
+            raise ModelError(
+                f"this parametrisation is of shape {tuple(self.T.shape)}, W is {tuple(W.shape)}"
+            )
         slack = self.gamma - row_measures(W, eta)
         if not bool((slack >= 0).all()):
             row = int(slack.argmin())
