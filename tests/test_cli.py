@@ -124,8 +124,10 @@ def test_radius_gives_the_whole_curve(here: Path) -> None:
         assert run(*common, "--eps", eps, "--out", out) == 0
         last = json.loads((here / out / "verdicts.jsonl").read_text().splitlines()[-1])
         assert last["status"] == "certified"
-    curve = json.loads((here / "v/summary.json").read_text())["curve"]
-    shares = [share for _, share in curve]
+    curve = json.loads((here / "v/summary.json").read_text())["certified_accuracy_at"]
+    shares = list(curve.values())
+    assert len(shares) == 21
+    assert shares[0] == 1.0
     assert shares == sorted(shares, reverse=True)
 
 
@@ -330,6 +332,7 @@ BAD_INPUT: dict[str, tuple[Callable[[], None], str, str]] = {
         "train --data data.npz --out v --activation gelu",
         "gelu",
     ),
+    "no such device": (_nothing, "train --data data.npz --out v --device gpu7", "gpu7"),
     "nothing to train on": (_nothing, "train --out v", "--data"),
     "nothing to resume": (_nothing, "train --resume nowhere", "nowhere"),
     "attack steps 0": (

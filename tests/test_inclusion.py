@@ -1,8 +1,8 @@
 """Inclusion functions and the embedded network against brute force ([J22], section 4).
 
-The tight inclusion function of f maps a box to [min f, max f] over it. Entries here are multiples of
-1/8 and diagonals such that 1 - W_ii is a power of two, so that one application of a map is exact in
-float64, and equality with a minimum over all corners can be asked for.
+The tight inclusion function of f maps a box to [min f, max f] over it. Entries here are dyadic and
+each 1 - W_ii is a power of two, so that one application of a map is exact in float64, and equality
+with a minimum over all corners can be asked for.
 """
 
 from dataclasses import dataclass

@@ -558,9 +558,6 @@ class Recording(Solver):
     def rounding(self, problem: Problem, z: Tensor) -> Tensor:
         return Picard().rounding(problem, z)
 
-    def rounding(self, problem: Problem, z: Tensor) -> Tensor:
-        return Picard().rounding(problem, z)
-
     def rate(self, problem: Problem) -> float:
         return Picard().rate(problem)
 

@@ -111,18 +111,16 @@ class Certification:
         """Accuracies as fractions of all samples."""
         count = Counter(line["status"] for line in lines)
         correct = sum(line["predicted"] == line["label"] for line in lines)
-        found = {
-            "clean_accuracy": correct / len(lines),
-            "certified_accuracy": count["certified"] / len(lines),
-            "unknown": count["unknown"],
-            "reasons": dict(Counter(line["reason"] for line in lines if line["reason"])),
-        }
+        found: dict[str, Any] = {"clean_accuracy": correct / len(lines)}
         if self.eps is None:
             radii = np.array([-1.0 if v["radius"] is None else v["radius"] for v in lines])
             grid = [self.largest * k / 20 for k in range(21)]
             found["radius_median"] = float(np.median(radii.clip(min=0)))
-            found["curve"] = [[e, float((radii >= e).mean())] for e in grid]
-        return found
+            found["certified_accuracy_at"] = {f"{e:g}": float((radii >= e).mean()) for e in grid}
+        else:
+            found["certified_accuracy"] = count["certified"] / len(lines)
+        reasons = Counter(line["reason"] for line in lines if line["reason"])
+        return found | {"unknown": count["unknown"], "reasons": dict(reasons)}
 
 
 @dataclass(frozen=True)

@@ -198,6 +198,14 @@ def _unpack(
     return np.frombuffer(content, np.uint8, offset=len(file.header)).reshape(file.shape)
 
 
+def _cause(error: Exception) -> str:
+    """A short reason: requests nests the whole call stack into its messages."""
+    if isinstance(error, DataError):
+        return _line(error)
+    told = _line(error)
+    return told if len(told) <= 80 else type(error).__name__
+
+
 def _download(
     file: IdxFile, cache: Path, mirrors: Sequence[str], progress: bool
 ) -> NDArray[np.uint8]:
@@ -209,7 +217,7 @@ def _download(
             raw = _fetch(url, progress)
             array = _unpack(raw, file)
         except (OSError, DataError) as error:  # requests' exceptions are OSErrors
-            tried.append(f"{url} ({_line(error)})")
+            tried.append(f"{url} ({_cause(error)})")
             continue
         _store(cache / f"{file.name}.gz", raw)
         return array

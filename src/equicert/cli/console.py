@@ -71,13 +71,15 @@ def summary_rows(summary: dict[str, Any]) -> list[tuple[str, Any]]:
     """The entries of a summary that a person wants to see, accuracies in per cent."""
     rows = []
     for key, value in summary.items():
-        if key in ("versions", "curve"):
+        if key == "versions":
             continue
         name = key.replace("_", " ")
         if key.endswith("accuracy"):
             rows.append((name, _percent(value)))
         elif key in ("model", "data_digest"):
             rows.append((name, str(value)[:16]))
+        elif key == "certified_accuracy_at":
+            rows += [(f"certified at eps = {eps}", _percent(share)) for eps, share in value.items()]
         elif isinstance(value, dict):
             rows.append((name, ", ".join(f"{k}: {v}" for k, v in value.items()) or "none"))
         else:
