@@ -236,9 +236,52 @@ def test_radius_includes_the_rounding_of_a_diagonal_near_one(
     x = torch.full_like(scales, 0.6875 + 2.0**-20)
     truth = state(net, (x[0, 0].item(),))
     start = (float(truth[0][0]) * scales).to(dtype)
-    for tolerance in (1e-9, 1e9):
+    for tolerance in (1e-30, 1e-9, 1e9):
         solution = solve(state_problem(net, x, dtype), solver, tolerance, 20, start)
         assert_radius_holds(solution, lambda _: truth)
+
+
+def cancelling(activation: str) -> Network:
+    """Its third state is a small difference of large numbers, of states and of inputs."""
+    return Network(
+        "cancelling",
+        np.array([[-2.0, 0.1, 0.0], [0.2, 0.25, 0.0], [0.3, -0.3, -0.5]]),
+        np.array([[900.1, 0.3], [0.7, 700.3], [333.3, -333.3]]),
+        np.array([0.1, 0.7, 0.01]),
+        np.eye(3),
+        np.zeros(3),
+        activation,
+    )
+
+
+@pytest.mark.parametrize("activation", networks.PIECEWISE_LINEAR)
+def test_rounding_of_one_evaluation_is_bounded_entry_by_entry(activation: str) -> None:
+    """Both forms, in float32, against the exact map at the same z."""
+    net = in_float32(cancelling(activation))
+    x = torch.randn(20, 1, generator=torch.Generator().manual_seed(0)).float().double() * 10
+    x = torch.cat([x, (x * 1.01).float().double()], 1)
+    problem = state_problem(net, x, torch.float32)
+    z = solve(problem, Picard(), 1e-3, 100).value
+    bounds = problem.evaluation_error(z)
+    W, U, b = (exact.to_fractions(array) for array in (net.W, net.U, net.b))
+    diagonal = [row[i] for i, row in enumerate(W)]
+    off = [[w if i != j else Fraction(0) for j, w in enumerate(row)] for i, row in enumerate(W)]
+    for row in range(len(x)):
+        state_row, x_row = exact.to_fractions(z[row]), exact.to_fractions(x[row])
+        r = exact.preactivation(off, U, b, state_row, x_row)
+        eliminated = [
+            exact.fixed_point([[d]], [[]], [t], [], activation)[0]
+            for d, t in zip(diagonal, r, strict=True)
+        ]
+        full = [
+            exact.evaluate(activation, d * e + t)
+            for d, e, t in zip(diagonal, state_row, r, strict=True)
+        ]
+        found = problem.eliminated(z)[row], problem.full(z)[row]
+        for image, truth, bound in zip(found, (eliminated, full), bounds, strict=True):
+            for one, other, allowed in zip(image, truth, bound[row], strict=True):
+                off_by = abs(Fraction(one.item()) - other)
+                assert off_by <= Fraction(allowed.item()), (row, float(off_by), allowed.item())
 
 
 # The embedded network and the adjoints.

@@ -210,6 +210,8 @@ def test_the_constructor_takes_float64_only() -> None:
         dataclasses.replace(good, b=good.b.float())
     with pytest.raises(ModelError, match="W must be float64"):
         dataclasses.replace(good, W=good.W.to(dtype=torch.float32))
+    with pytest.raises(ModelError, match="eta"):
+        dataclasses.replace(good, eta=torch.ones(2, 1))
     with pytest.raises(ModelError, match="NaN"):
         dataclasses.replace(good, W=Dense(torch.full((2, 2), torch.nan)))
 
@@ -253,8 +255,7 @@ def test_another_order_of_the_same_numbers_is_another_network() -> None:
     assert len(digests) == 7
 
 
-def test_the_same_bytes_in_other_shapes_are_another_network() -> None:
-    """q = 1 and two inputs against q = 2 and one input: U, b, C, c hold the same five numbers."""
+def test_other_sizes_of_the_same_zeros_are_another_network() -> None:
     zero, W = np.zeros, np.zeros((1, 1))
     one = StoredNetwork.from_arrays(W, zero((1, 2)), zero(1), zero((1, 1)), zero(1))
     other = StoredNetwork.from_arrays(W, zero((1, 1)), zero(1), zero((2, 1)), zero(2))

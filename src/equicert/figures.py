@@ -16,7 +16,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 _DPI: Final = 160
@@ -117,6 +117,7 @@ def accuracy_figure(
         axes.set(xlim=(0, max(eps)), ylim=(0, 1))
         axes.set_xlabel("radius ε of the box around each image")
         axes.set_ylabel("share of all test images")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelspacing=0.9)
         _title(axes, "What is proved, and what attacks leave standing", subtitle, theme)
@@ -179,7 +180,7 @@ def gallery_figure(samples: Sequence[Shown], theme: Theme) -> bytes:
         "misclassified": theme.fgsm,
     }
     with rc_context(_settings(theme)):
-        figure = Figure(figsize=(8.6, 3.7), layout="constrained")
+        figure = Figure(figsize=(8.6, 3.35), layout="constrained")
         grid = figure.subplots(2, len(samples), squeeze=False)
         for column, shown in enumerate(samples):
             colour = colours[shown.status]
@@ -255,7 +256,7 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _settings(theme: Theme) -> dict[str, Any]:
+def _settings(theme: Theme) -> dict[Any, Any]:
     """Settings of matplotlib for one figure, whatever the user's own are."""
     return {
         "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same on every machine

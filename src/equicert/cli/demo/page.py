@@ -1,16 +1,14 @@
-"""What the demo tells: its figures, its page and its numbers."""
+"""What the page of the demo says."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 import shlex
 from collections import Counter
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from equicert.cli.demo_study import TRAIN, Findings, standings
+from equicert.cli.demo.numbers import command_line, median_radius
+from equicert.cli.demo.study import TRAIN, Findings, standings
 from equicert.cli.options import DemoOptions
 from equicert.figures import AccuracyRow
 from equicert.report import (
@@ -53,48 +51,15 @@ _WORDS: Final = {
     " at once. The enclosure is tested, rounded outwards, and the margins are bounded over it.",
     "by (13), Lipschitz": "A bound on how far the state can move with the input, from the weights"
     " and the radius alone. It is coarser, and training did not aim at it.",
-    "broken, unbroken": "An attack found, or did not find, a point of the box that the network reads"
-    " wrongly. FGSM takes one step along the gradient's sign, PGD many from a random start. Unbroken"
-    " proves nothing: another attack may succeed.",
+    "broken, unbroken": "An attack found, or did not find, a point of the box that the network"
+    " reads wrongly. FGSM takes one step along the gradient's sign, PGD many from a random start."
+    " Unbroken proves nothing: another attack may succeed.",
     "undecided": "Neither certified nor broken: the methods used here do not tell.",
     "misclassified": "Wrong already at the test image itself, so there is nothing to prove.",
     "μ, η": "μ is the matrix measure of W for the weighted norm `max_i |z_i| / η_i`. Below 1 it"
     " proves that every input has exactly one fixed point (Theorem 5.1). It is recomputed, rounded"
     " upwards, from the stored weights.",
 }
-
-
-def results(found: Findings, options: DemoOptions, created: str) -> dict[str, Any]:
-    """All numbers of the demo as JSON holds them; the list of files is added by the caller."""
-    plan = found.plan
-    return {
-        "created": created,
-        "command": _command(found, options),
-        "quick": found.plan.quick,
-        "seed": plan.config.seed,
-        "data": {
-            "name": found.data.name,
-            "digest": found.data.digest,
-            "training_samples": len(found.data.x_train),
-            "samples": len(found.samples.x),
-            "domain": found.samples.domain,
-        },
-        "model": {"file": f"{TRAIN}/{MODEL}", "digest": found.network.digest},
-        "settings": {
-            "training": plan.config.to_mapping(),
-            "eps": plan.eps,
-            "fgsm": {"steps": 1},
-            "pgd": dataclasses.asdict(plan.pgd),
-        },
-        "clean_accuracy": found.clean,
-        "accuracies": [dataclasses.asdict(row) for row in found.rows],
-        "standings": dict(Counter(standings(found))),
-        "median_radius": {name: _median(found, name) for name in found.reached},
-        "certified_boxes_attacked": found.attacked,
-        "inspection": _finite(dataclasses.asdict(found.inspection)),
-        "seconds": {name: round(value, 3) for name, value in found.seconds.items()},
-        "versions": versions(),
-    }
 
 
 def sections(
@@ -145,9 +110,9 @@ def _accuracy(picture: tuple[bytes, bytes]) -> Picture:
         *picture,
         "Accuracy against the radius: clean, unbroken by FGSM and by PGD, certified by (14) and by"
         " (13), from top to bottom",
-        "The robust accuracy of the network, which nobody can compute, lies between the blue curve,"
-        " which is proved, and the red one, above which a point that breaks each image is known."
-        " Between the radii of the table the curves are straight lines.",
+        "The network's true robust accuracy lies between the blue curve, which is proved, and the"
+        " red one: every image that is lost there is known to be read wrongly, unchanged or after"
+        " an attack. Between the radii of the table the curves are straight lines.",
     )
 
 
@@ -177,7 +142,7 @@ def _table(found: Findings) -> Table:
         for row in found.rows[1:]
     ]
     main = next(k for k, row in enumerate(found.rows[1:]) if row.eps == found.plan.eps)
-    medians = [_median(found, f"certify-{name}") for name in ("lipschitz", "interval")]
+    medians = [median_radius(found, f"certify-{name}") for name in ("lipschitz", "interval")]
     return Table(
         _COLUMNS,
         rows,
@@ -247,8 +212,8 @@ def _training(picture: tuple[bytes, bytes]) -> Picture:
         *picture,
         "Losses, test accuracies and solver steps by epoch",
         "The loss (11) weighs the loss at the images against the worst case over their boxes. In"
-        " the shaded epochs the radius and that weight κ rise from 0. State, embedded and adjoint are"
-        " the equations of prediction, of the interval bounds and of the gradient.",
+        " the shaded epochs the radius and that weight κ rise from 0. State, embedded and adjoint"
+        " are the equations of prediction, of the interval bounds and of the gradient.",
     )
 
 
@@ -263,9 +228,11 @@ def _settings(found: Findings) -> Table:
         ["constraint", f"μ(W) ≤ {config.gamma:g} by parametrisation, (12) corrected"],
         ["optimiser", f"Adam, batches of {config.batch_size}, step size {rate}"],
         ["arithmetic, solver", f"`{config.dtype}`, `{config.solver}` to {config.tolerance:g}"],
+        ["activation", f"`{config.activation}`"],
         ["seed, threads", f"{config.seed}, {config.threads}"],
     ]
-    return Table(["setting", "value"], rows)
+    caption = "Chosen on a part of the training split that was held out, not on the test images."
+    return Table(["setting", "value"], rows, "" if found.plan.quick else caption)
 
 
 def _again(found: Findings, options: DemoOptions) -> list[Block]:
@@ -274,14 +241,17 @@ def _again(found: Findings, options: DemoOptions) -> list[Block]:
     limit = "" if found.plan.limit is None else f" --limit {found.plan.limit}"
     default = TrainConfig().to_mapping()
     changed = [
-        f"--{key} {value}" for key, value in config.to_mapping().items() if value != default[key]
+        f"--{key.replace('_', '-')} {shlex.quote(str(value))}"
+        for key, value in config.to_mapping().items()
+        if value != default[key]
     ]
+    train = ["equicert train --data digits --out runs/digits", *changed]
     steps = found.plan.pgd.steps
     commands = [
-        _command(found, options),
+        command_line(found, options),
         "",
         "# or step by step",
-        f"equicert train --data digits --out runs/digits {' '.join(changed)}",
+        " \\\n    ".join(train),
         f"equicert inspect {model}",
         f"equicert certify {model} --data digits --eps {eps:g} --method interval{limit}",
         f"equicert certify {model} --data digits --eps {eps:g} --method lipschitz{limit}",
@@ -310,29 +280,3 @@ def _again(found: Findings, options: DemoOptions) -> list[Block]:
 
 def _main_row(found: Findings) -> AccuracyRow:
     return next(row for row in found.rows if row.eps == found.plan.eps)
-
-
-def _median(found: Findings, name: str) -> float:
-    radii = sorted(line["radius"] or 0.0 for line in found.reached[name])
-    middle = len(radii) // 2
-    return radii[middle] if len(radii) % 2 else (radii[middle - 1] + radii[middle]) / 2
-
-
-def _command(found: Findings, options: DemoOptions) -> str:
-    command = f"equicert demo --out {shlex.quote(options.out)} --seed {options.seed}"
-    command += "" if options.threads is None else f" --threads {options.threads}"
-    return command + (" --quick" if found.plan.quick else "")
-
-
-def _finite(item: Any) -> Any:
-    """The same with None for what JSON does not hold."""
-    if isinstance(item, float) and not math.isfinite(item):
-        return None
-    if isinstance(item, dict):
-        return {key: _finite(value) for key, value in item.items()}
-    return [_finite(value) for value in item] if isinstance(item, list | tuple) else item
-
-
-def as_json(numbers: dict[str, Any]) -> str:
-    """The text of results.json."""
-    return json.dumps(numbers, indent=2, allow_nan=False, ensure_ascii=False) + "\n"

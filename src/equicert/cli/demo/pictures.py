@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import torch
 
 from equicert.attacks import AttackResult
-from equicert.cli.demo_study import Findings, standings
+from equicert.cli.demo.study import Findings, standings
 from equicert.figures import DARK, LIGHT, Shown, accuracy_figure, gallery_figure, training_figure
 
 _SIDE: Final = 8  # pixels
@@ -53,10 +54,14 @@ def _shown(found: Findings, k: int, index: int, status: str, attacked: AttackRes
         found.samples.x[index].numpy().reshape(_SIDE, _SIDE),
         attacked.adversarial[k].numpy().reshape(_SIDE, _SIDE),
         f"label {label}",
-        f"{status}\n" + ("not certified" if radius is None else f"ε ≤ {radius:.3f} proved"),
+        f"{status}\n" + ("not certified" if radius is None else f"to ε = {_rounded_down(radius)}"),
         "not attacked" if status == "misclassified" else below,
         status,
     )
+
+
+def _rounded_down(radius: float) -> str:
+    return f"{math.floor(1000 * radius) / 1000:.3f}"
 
 
 def _choose(found: Findings) -> list[int]:

@@ -12,7 +12,7 @@ from equicert.cli.options import DemoOptions
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from equicert.cli.demo_study import Findings
+    from equicert.cli.demo.study import Findings
 
 
 def run_demo(options: DemoOptions, *, quick: bool, quiet: bool) -> None:
@@ -24,9 +24,9 @@ def run_demo(options: DemoOptions, *, quick: bool, quiet: bool) -> None:
         ContradictionError: an attack broke what was certified.
     """
     from equicert.cli import console
-    from equicert.cli.demo_figures import draw_figures
-    from equicert.cli.demo_study import Clock, Plan, study, thread_count
-    from equicert.cli.replacement import earlier, replacing
+    from equicert.cli.demo.pictures import draw_figures
+    from equicert.cli.demo.replacement import earlier, replacing
+    from equicert.cli.demo.study import Clock, Plan, study, thread_count
 
     plan, out, clock = Plan.of(options, quick=quick), Path(options.out), Clock()
     there = earlier(out)
@@ -52,8 +52,8 @@ def _write(
     pictures: dict[str, tuple[bytes, bytes]],
     created: str,
 ) -> None:
-    from equicert.cli import demo_page
-    from equicert.cli.replacement import LIST, list_files
+    from equicert.cli.demo import numbers, page
+    from equicert.cli.demo.replacement import LIST, list_files
     from equicert.report import write_report
     from equicert.runs import write_atomic
 
@@ -61,12 +61,12 @@ def _write(
     for name, (light, dark) in pictures.items():
         write_atomic(folder / "figures" / f"{name}.png", light)
         write_atomic(folder / "figures" / f"{name}-dark.png", dark)
-    sections = demo_page.sections(found, options, pictures)
-    lead, footer = demo_page.lead(found), demo_page.footer(created)
-    write_report(folder / "report.html", demo_page.TITLE, lead, sections, footer)
-    numbers = demo_page.results(found, options, created)
-    numbers["files"] = list_files(folder)
-    write_atomic(folder / LIST, demo_page.as_json(numbers))
+    sections = page.sections(found, options, pictures)
+    lead, footer = page.lead(found), page.footer(created)
+    write_report(folder / "report.html", page.TITLE, lead, sections, footer)
+    found_numbers = numbers.results(found, options, created)
+    found_numbers["files"] = list_files(folder)
+    write_atomic(folder / LIST, numbers.as_json(found_numbers))
 
 
 def _print(found: Findings, out: Path, replaced: str | None) -> None:
