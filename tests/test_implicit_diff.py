@@ -252,6 +252,30 @@ def test_the_gradient_is_linear_in_the_loss(solver: Solver, scale: float) -> Non
         assert off <= 1e-4 * one.abs().max().item()
 
 
+@BOTH
+def test_cotangents_of_every_size_share_a_batch(solver: Solver) -> None:
+    """None, tiny, huge: each row is as accurate as it is alone."""
+    network = Case("tanh", free=False, reach=False).network(3, solver)
+    network.tolerance = 1e-6
+    x = torch.randn(1, R).expand(4, R).clone().requires_grad_()
+    sizes = torch.tensor([[0.0], [1e-14], [1.0], [1e8]])
+    (found,) = torch.autograd.grad((sizes * network(x)).sum(), x)
+    assert torch.equal(found[0], torch.zeros(R))
+    assert bool(found[2].any())
+    for row in (1, 3):
+        off = (found[row] / sizes[row] - found[2]).abs().max().item()
+        assert off <= 1e-4 * found[2].abs().max().item()
+
+
+@BOTH
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_bad_cotangent_is_not_passed_on_in_silence(solver: Solver, bad: float) -> None:
+    network = Case("tanh", free=False, reach=False).network(3, solver)
+    y = network(torch.randn(3, R))
+    with pytest.raises(NotConvergedError, match="adjoint solve: 1 of 3"):
+        y.backward(torch.tensor([[1.0, 1.0], [1.0, bad], [0.0, 0.0]]))
+
+
 def test_one_materialisation_shares_its_gradient_between_both_solves() -> None:
     """The training step: clean loss and embedded loss from the same W."""
     case = Case("tanh", free=False, reach=False)

@@ -241,12 +241,12 @@ def test_radius_includes_the_rounding_of_a_diagonal_near_one(
         assert_radius_holds(solution, lambda _: truth)
 
 
-def cancelling(activation: str) -> Network:
-    """Its third state is a small difference of large numbers, of states and of inputs."""
+def cancelling(activation: str, inputs_too: bool = True) -> Network:
+    """Its third state is a small difference of large numbers, of states or of inputs as well."""
     return Network(
         "cancelling",
-        np.array([[-2.0, 0.1, 0.0], [0.2, 0.25, 0.0], [0.3, -0.3, -0.5]]),
-        np.array([[900.1, 0.3], [0.7, 700.3], [333.3, -333.3]]),
+        np.array([[-2.0, 0.1, 0.0], [0.2, 0.25, 0.0], [0.3, -0.11, -0.5]]),
+        np.array([[1000.1, 0.3], [0.7, 676.7], [333.3 * inputs_too, -333.3 * inputs_too]]),
         np.array([0.1, 0.7, 0.01]),
         np.eye(3),
         np.zeros(3),
@@ -255,11 +255,14 @@ def cancelling(activation: str) -> Network:
 
 
 @pytest.mark.parametrize("activation", networks.PIECEWISE_LINEAR)
-def test_rounding_of_one_evaluation_is_bounded_entry_by_entry(activation: str) -> None:
+@pytest.mark.parametrize("inputs_too", [False, True])
+def test_rounding_of_one_evaluation_is_bounded_entry_by_entry(
+    activation: str, inputs_too: bool
+) -> None:
     """Both forms, in float32, against the exact map at the same z."""
-    net = in_float32(cancelling(activation))
-    x = torch.randn(20, 1, generator=torch.Generator().manual_seed(0)).float().double() * 10
-    x = torch.cat([x, (x * 1.01).float().double()], 1)
+    net = in_float32(cancelling(activation, inputs_too))
+    x = torch.randn(20, 1, generator=torch.Generator().manual_seed(0)).float().double()
+    x = torch.cat([x, (x * 1.0001).float().double()], 1)
     problem = state_problem(net, x, torch.float32)
     z = solve(problem, Picard(), 1e-3, 100).value
     bounds = problem.evaluation_error(z)
@@ -282,6 +285,34 @@ def test_rounding_of_one_evaluation_is_bounded_entry_by_entry(activation: str) -
             for one, other, allowed in zip(image, truth, bound[row], strict=True):
                 off_by = abs(Fraction(one.item()) - other)
                 assert off_by <= Fraction(allowed.item()), (row, float(off_by), allowed.item())
+
+
+def test_rounding_of_one_adjoint_evaluation_is_bounded_entry_by_entry() -> None:
+    W = in_float32(cancelling("identity")).W.T
+    operator = Dense(torch.tensor(W, dtype=torch.float32))
+    g = torch.randn(20, 1, generator=torch.Generator().manual_seed(0)).float()
+    g = g * torch.tensor([1000.1, 676.7, 0.01], dtype=torch.float32)
+    slope = torch.ones(20, 3, dtype=torch.float32)
+    problem = AdjointProblem(
+        operator.off_diagonal().transpose(),
+        None,
+        operator.diagonal(),
+        g,
+        slope,
+        prove_contraction(operator),
+    )
+    v = solve(problem, Picard(), 1e-3, 100).value
+    bounds = problem.evaluation_error(v)
+    diagonal = [Fraction(float(W[i, i])) for i in range(3)]
+    for row in range(20):
+        e, h = exact.to_fractions(v[row]), exact.to_fractions(g[row])
+        t = [a + exact.dot(column, e) for a, column in zip(h, exact.to_fractions(W.T), strict=True)]
+        off = [a - d * own for a, d, own in zip(t, diagonal, e, strict=True)]
+        eliminated = [a / (1 - d) for a, d in zip(off, diagonal, strict=True)]
+        found = problem.eliminated(v)[row], problem.full(v)[row]
+        for image, truth, bound in zip(found, (eliminated, t), bounds, strict=True):
+            for one, other, allowed in zip(image, truth, bound[row], strict=True):
+                assert abs(Fraction(one.item()) - other) <= Fraction(allowed.item())
 
 
 # The embedded network and the adjoints.

@@ -266,6 +266,22 @@ def test_evaluation_is_that_of_the_stored_network() -> None:
     assert evaluate(network, data, small(evaluate_samples=7))[0] == every_third
 
 
+def test_each_epoch_takes_every_sample_once_in_an_order_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: dict[int, list[int]] = {}
+    step = Trainer._step
+
+    def watched(self: Trainer, epoch: int, moment: float, rows: torch.Tensor) -> Any:
+        taken.setdefault(epoch, []).extend(rows.tolist())
+        return step(self, epoch, moment, rows)
+
+    monkeypatch.setattr(Trainer, "_step", watched)
+    Trainer(blobs(), small()).run()
+    assert [sorted(rows) for rows in taken.values()] == 4 * [list(range(60))]
+    assert len({tuple(rows) for rows in taken.values()}) == 4
+
+
 def test_outcome_depends_on_the_seed_and_on_nothing_else() -> None:
     torch.manual_seed(1)
     first = Trainer(blobs(), small()).run()
@@ -290,18 +306,22 @@ def test_other_arithmetic_finds_nearly_the_same(changes: dict[str, Any]) -> None
         assert other.metrics[-1]["forward_steps"] > usual.metrics[-1]["forward_steps"]
 
 
+class SeeThreads(Progress):
+    """Notes how many threads torch uses in each epoch."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        del metrics
+        self.seen.append(torch.get_num_threads())
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_are_those_of_the_config_and_given_back(threads: int) -> None:
-    seen = []
-
-    class Look(Progress):
-        def epoch(self, metrics: dict[str, Any]) -> None:
-            del metrics
-            seen.append(torch.get_num_threads())
-
-    before = torch.get_num_threads()
-    Trainer(blobs(), small(epochs=1, threads=threads), progress=Look()).run()
-    assert seen == [threads]
+    before, progress = torch.get_num_threads(), SeeThreads()
+    Trainer(blobs(), small(epochs=1, threads=threads), progress=progress).run()
+    assert progress.seen == [threads]
     assert torch.get_num_threads() == before
 
 
@@ -399,16 +419,17 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_thread_count_is_kept_on_resuming(tmp_path: Path) -> None:
-    config = small(threads=None)
+    config, progress = small(threads=None), SeeThreads()
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
+        torch.set_num_threads(1)
         interrupt(tmp_path, config)
+        torch.set_num_threads(2)
+        Trainer(blobs(), config, tmp_path, resume=True, progress=progress).run()
     finally:
         torch.set_num_threads(before)
-    resumed = Trainer(blobs(), config, tmp_path, resume=True).run()
+    assert progress.seen == [1, 1]
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["threads"] == 1
-    assert resumed.network.digest == Trainer(blobs(), small(threads=1)).run().network.digest
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ LIGHT: Final = Theme(
     "#1259b8",
     "#0f8b8d",
     "#c8402f",
-    "#e39a2d",
+    "#b5710a",
     "#667085",
     "gray_r",
 )
@@ -113,7 +113,8 @@ def accuracy_figure(
         _line(axes, eps, proved, theme.interval, "certified, interval (14)", marker="s", width=2.4)
         lipschitz = [row.certified_lipschitz for row in rows]
         _line(axes, eps, lipschitz, theme.lipschitz, "certified, Lipschitz (13)", marker="D")
-        _mark_radius(axes, trained_at, f"trained at ε = {trained_at:g}", theme)
+        free = (clean + float(np.interp(trained_at, eps, fgsm))) / 2  # above all curves
+        _mark_radius(axes, trained_at, free, f"trained at ε = {trained_at:g}", theme)
         axes.set(xlim=(0, max(eps)), ylim=(0, 1))
         axes.set_xlabel("radius ε of the box around each image")
         axes.set_ylabel("share of all test images")
@@ -221,15 +222,16 @@ def _line(
     )
 
 
-def _mark_radius(axes: Axes, eps: float, text: str, theme: Theme) -> None:
+def _mark_radius(axes: Axes, eps: float, height: float, text: str, theme: Theme) -> None:
     axes.axvline(eps, color=theme.muted, linewidth=1, zorder=1)
     axes.annotate(
         text,
-        (eps, 0.03),
+        (eps, height),
         xytext=(5, 0),
         textcoords="offset points",
         color=theme.muted,
         fontsize=_SMALL,
+        verticalalignment="center",
     )
 
 

@@ -58,7 +58,8 @@ class ImplicitNetwork(nn.Module):
         gamma: bound on mu(W) for the default `weight`, below 1.
         weight: the parametrisation of W; default `Contracting(hidden, gamma)`.
         solver: how fixed points are computed, forward and adjoint.
-        tolerance: sup-norm error radius at which each sample stops.
+        tolerance: sup-norm error radius at which each sample stops; of an adjoint solve, relative
+            to the sample's largest cotangent.
         max_steps: limit of steps a solve.
         on_unconverged: policy for solves that miss the tolerance.
 
@@ -261,14 +262,20 @@ class ImplicitNetwork(nn.Module):
         diagonal: Tensor,  # (n,)
         contraction: Contraction,
     ) -> Tensor:  # (batch, m)
-        """Tie z to t: see `implicit_diff`. The adjoint runs by the same solver as the forward."""
+        """Tie z to t: see `implicit_diff`. The adjoint runs by the same solver as the forward.
+
+        It is linear in g, which may be small (a mean over a batch): the tolerance is taken relative
+        to each row's largest entry. A NaN stays one, and no solve with it converges.
+        """
         slope = self.activation.slope(t.detach())
 
         def adjoint(g: Tensor) -> Tensor:
+            size = g.abs().amax(-1, keepdim=True)
+            size = torch.where(size == 0, torch.ones_like(size), size)
             problem = AdjointProblem(
-                transposed, transposed_magnitude, diagonal, g, slope, contraction
+                transposed, transposed_magnitude, diagonal, g / size, slope, contraction
             )
-            return slope * self._solve("adjoint", problem).value
+            return slope * size * self._solve("adjoint", problem).value
 
         return attach(t, z, adjoint)
 

@@ -23,6 +23,10 @@ from equicert.activations import Activation
 from equicert.contraction import Contraction
 from equicert.operators import Operator
 
+# A change of so many units in the last place cannot be iterated away. Solvers leave it out of the
+# bound that they stop on, and the rounding of the evaluation pays for it.
+RESOLUTION = 4
+
 
 class Problem(ABC):
     """A fixed-point equation on batches of rows z (batch, m)."""
@@ -199,7 +203,7 @@ class AdjointProblem(Problem):
         size = (self.slope * z).abs().reshape(-1, len(self.diagonal))
         column = 2 * self.transposed.absolute().apply(size).reshape(z.shape)
         error = (self.transposed.terms + 8) * unit * (column + self.g.abs())
-        value = 16 * unit * z.abs()
+        value = (16 + RESOLUTION) * unit * z.abs()
         return (error + value) / self._scale + value, error + value * (1 + (1 - self._scale).abs())
 
     def start(self) -> Tensor:
@@ -231,7 +235,7 @@ def _rounding(
     unit = torch.finfo(z.dtype).eps
     products = (size / eta).amax(-1, keepdim=True) * (eta - gaps) * (1 - own)
     drive = (problem.W_off.terms + 8) * unit * (products + problem.u.abs()) + problem.u_error
-    value = 16 * unit * z.abs()
+    value = (16 + RESOLUTION) * unit * z.abs()
     return (drive + value) / (1 - own) + value, drive + value * (1 + own.abs())
 
 

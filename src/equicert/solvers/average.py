@@ -9,7 +9,7 @@ from torch import Tensor
 
 from equicert.errors import ConfigError
 from equicert.problems import Problem
-from equicert.solvers.base import Solver
+from equicert.solvers.base import Solver, reducible
 
 
 @final
@@ -44,7 +44,7 @@ class Average(Solver):
     ) -> tuple[Tensor, Tensor]:
         alpha = self._alpha(problem)
         residual = problem.full(z) - z
-        return z + alpha * residual, problem.full_error_bound(residual)
+        return z + alpha * residual, problem.full_error_bound(reducible(residual, z))
 
     def rounding(
         self,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equicert.errors import ConfigError
-from equicert.problems import Problem
+from equicert.problems import RESOLUTION, Problem
 from equicert.solution import Solution
 
 
@@ -79,6 +79,14 @@ def solve(
     rounding = solver.rounding(problem, z)
     slack = 1 + 16 * torch.finfo(z.dtype).eps  # for the arithmetic of the bound itself
     return Solution(z, residual, (radius + rounding) * slack, steps, done)
+
+
+def reducible(
+    residual: Tensor,  # (batch, m)
+    z: Tensor,  # (batch, m)
+) -> Tensor:  # (batch, m)
+    """What further iteration can take off `|residual|`: all but the resolution of z itself."""
+    return (residual.abs() - RESOLUTION * torch.finfo(z.dtype).eps * z.abs()).clamp(min=0)
 
 
 def advice(problem: Problem, solver: Solver, solution: Solution, tolerance: float) -> str:

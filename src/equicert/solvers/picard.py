@@ -8,7 +8,7 @@ from typing import final
 from torch import Tensor
 
 from equicert.problems import Problem
-from equicert.solvers.base import Solver
+from equicert.solvers.base import Solver, reducible
 
 
 @final
@@ -25,7 +25,7 @@ class Picard(Solver):
         z: Tensor,  # (batch, m)
     ) -> tuple[Tensor, Tensor]:
         following = problem.eliminated(z)
-        return following, problem.error_bound(following - z)
+        return following, problem.error_bound(reducible(following - z, z))
 
     def rounding(
         self,

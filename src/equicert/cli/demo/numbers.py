@@ -9,6 +9,7 @@ import shlex
 from collections import Counter
 from typing import Any
 
+from equicert.cli.demo.replacement import MAKER
 from equicert.cli.demo.study import TRAIN, Findings, standings
 from equicert.cli.options import DemoOptions
 from equicert.runs import versions
@@ -19,6 +20,7 @@ def results(found: Findings, options: DemoOptions, created: str) -> dict[str, An
     """All numbers of the demo as JSON holds them; the list of files is added by the caller."""
     plan = found.plan
     return {
+        "made_by": MAKER,
         "created": created,
         "command": command_line(found, options),
         "quick": found.plan.quick,

@@ -29,6 +29,8 @@ from equicert.runs import versions
 from equicert.schedules import TrainConfig
 from equicert.training import MODEL
 
+_NBSP: Final = "\N{NO-BREAK SPACE}"
+
 TITLE: Final = "A robust implicit network, proved"
 
 _COLUMNS: Final = [
@@ -82,7 +84,7 @@ def lead(found: Findings) -> str:
     return (
         f"An implicit network with {found.network.states} hidden units was trained on"
         f" {len(found.data.x_train)} handwritten digits so that its predictions provably withstand"
-        f" every change of the pixels by up to ε = {found.plan.eps:g}. Then {len(found.samples.x)}"
+        f" every change of the pixels by up to {_at(found)}. Then {len(found.samples.x)}"
         " test images were certified by two methods and attacked by two others."
     )
 
@@ -94,7 +96,7 @@ def footer(created: str) -> str:
 
 def _tiles(found: Findings) -> Tiles:
     row = _main_row(found)
-    at = f"of the test images at ε = {row.eps:g}"
+    at = f"of the test images at {_at(found)}"
     return Tiles(
         [
             Tile(percent(found.clean), "clean accuracy", "of the test images, unchanged"),
@@ -125,7 +127,7 @@ def _main(found: Findings) -> list[Block]:
         ("broken", "broken", count["broken"] / total),
         ("misclassified", "misclassified", count["misclassified"] / total),
     ]
-    text = f"Each test image at ε = {found.plan.eps:g}, by either method and either attack:"
+    text = f"Each test image at {_at(found)}, by either method and either attack:"
     return [Paragraph(text), Shares(parts)]
 
 
@@ -261,6 +263,7 @@ def _again(found: Findings, options: DemoOptions) -> list[Block]:
     identity += [["data, SHA-256", f"`{found.data.digest}`"]]
     identity += [[name, value] for name, value in versions().items()]
     times = [[name, f"{value:.1f}"] for name, value in found.seconds.items()]
+    times.append(["in all", f"{sum(found.seconds.values()):.1f}"])
     return [
         Listing("\n".join(commands)),
         Paragraph(
@@ -276,6 +279,10 @@ def _again(found: Findings, options: DemoOptions) -> list[Block]:
             numeric=frozenset({1}),
         ),
     ]
+
+
+def _at(found: Findings) -> str:
+    return f"ε{_NBSP}={_NBSP}{found.plan.eps:g}"
 
 
 def _main_row(found: Findings) -> AccuracyRow:

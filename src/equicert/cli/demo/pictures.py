@@ -48,16 +48,28 @@ def _gallery(found: Findings) -> list[Shown]:
 def _shown(found: Findings, k: int, index: int, status: str, attacked: AttackResult) -> Shown:
     label = int(found.samples.y[index])
     now = int(attacked.adversarial_predicted[k])
-    radius = found.reached["certify-interval"][index]["radius"]
+    radius = _proved(found, index)
     below = f"still {now}" if now == label else f"read as {now}"
     return Shown(
         found.samples.x[index].numpy().reshape(_SIDE, _SIDE),
         attacked.adversarial[k].numpy().reshape(_SIDE, _SIDE),
         f"label {label}",
-        f"{status}\n" + ("not certified" if radius is None else f"to ε = {_rounded_down(radius)}"),
+        f"{status}\n"
+        + ("not certified" if radius is None else f"proved to {_rounded_down(radius)}"),
         "not attacked" if status == "misclassified" else below,
         status,
     )
+
+
+def _proved(found: Findings, index: int) -> float | None:
+    """The largest radius to which (14) certifies the sample, found by bisection or in the table."""
+    name = "certify-interval"
+    lines = {eps: found.verdicts[name, eps][index] for eps in found.plan.radii}
+    proved = [eps for eps, line in lines.items() if line["status"] == "certified"]
+    radius = found.reached[name][index]["radius"]
+    if radius is not None:
+        proved.append(radius)
+    return max(proved, default=None)
 
 
 def _rounded_down(radius: float) -> str:
@@ -66,7 +78,7 @@ def _rounded_down(radius: float) -> str:
 
 def _choose(found: Findings) -> list[int]:
     """Samples of every standing, by the rule that the caption states."""
-    radius = [line["radius"] or 0.0 for line in found.reached["certify-interval"]]
+    radius = [_proved(found, index) or 0.0 for index in range(len(found.samples.x))]
     margin = [line["margin"] for line in found.verdicts["attack-pgd", found.plan.eps]]
     groups: dict[str, list[int]] = {}
     for index, status in enumerate(standings(found)):

@@ -1,7 +1,8 @@
 """A folder that is replaced as a whole: built beside its place, then swapped in.
 
-A kill at any moment leaves the earlier folder or the new one, never a mixture. Only a folder whose
-every file is in the list that its maker left there is replaced.
+A kill at any moment leaves the earlier folder or the new one, never a mixture; in the instant
+between two renames, both, in a hidden folder beside the place. Only a folder whose every file is in
+the list that its maker left there is replaced.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ from typing import Final
 from equicert.errors import OutputError
 
 LIST: Final = "results.json"  # holds the list of files, under "files"
+MAKER: Final = "equicert demo"  # stands there under "made_by"
 _ABANDONED: Final = 3600.0  # seconds after which a folder under construction has no builder
 
 
@@ -42,10 +44,10 @@ def earlier(out: Path) -> Earlier | None:
             return None
         if not out.is_dir():
             raise OutputError(f"{out} is a file; choose a folder")
-        found = list(_entries(out))
-        if not found:
+        if not any(out.iterdir()):
             return None
         listed, created = _listed(out / LIST)
+        foreign = [] if listed is None else sorted(set(_entries(out)) - listed)
     except OutputError:
         raise
     except OSError as error:
@@ -54,7 +56,7 @@ def earlier(out: Path) -> Earlier | None:
         raise OutputError(
             f"{out} is not empty and holds no complete demo, so it is not replaced; {refusal}"
         )
-    if foreign := sorted(set(found) - listed):
+    if foreign:
         raise OutputError(
             f"{out} holds {foreign[0]}, which the demo did not make, so it is not replaced;"
             " move that elsewhere, or choose another folder"
@@ -72,13 +74,17 @@ def replacing(out: Path) -> Iterator[Path]:
     place = out.resolve()  # a link keeps pointing where it points
     earlier(place)
     site = _site(place)
+    new, old = site / "new", site / "old"
     try:
-        new = site / "new"
         new.mkdir()
         yield new
-        _swap(new, place, site / "old")
+        _swap(new, place, old)
     finally:
-        shutil.rmtree(site, ignore_errors=True)
+        if old.exists() and not place.exists():  # interrupted between the two renames
+            with suppress(OSError):
+                old.rename(place)
+        if place.exists() or not old.exists():
+            shutil.rmtree(site, ignore_errors=True)
 
 
 def list_files(folder: Path) -> list[str]:
@@ -106,12 +112,7 @@ def _swap(new: Path, place: Path, old: Path) -> None:
     try:
         if place.exists():
             place.rename(old)
-        try:
-            new.rename(place)
-        except OSError:
-            if old.exists():
-                old.rename(place)
-            raise
+        new.rename(place)
     except OSError as error:
         raise OutputError(
             f"cannot put the new folder in the place of {place}: {error.strerror}; choose another"
@@ -134,6 +135,8 @@ def _listed(path: Path) -> tuple[set[str] | None, str]:
     """The listed files and the date; None where there is no such list."""
     try:
         found = json.loads(path.read_text("utf-8"))
-        return set(map(str, found["files"])), str(found["created"])
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-        return None, ""
+        if found["made_by"] == MAKER:
+            return set(map(str, found["files"])), str(found["created"])
+    except (FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError):
+        pass
+    return None, ""

@@ -87,8 +87,8 @@ class Plan:
         if quick:
             config = TrainConfig(hidden=40, epochs=20, evaluate_samples=100, **settings)
             return cls(config, (0.02, 0.05, 0.1), config.eps, 120, PGD(10), quick=True)
-        config = TrainConfig(hidden=100, epochs=80, evaluate_samples=400, **settings)
-        radii = (0.001, 0.003, 0.01, 0.02, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2)
+        config = TrainConfig(hidden=100, epochs=80, **settings)
+        radii = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2)
         return cls(config, radii, config.eps, None, PGD(40))
 
 
