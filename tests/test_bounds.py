@@ -342,7 +342,7 @@ def test_feed_forward_networks_get_layerwise_interval_bounds(activation: str) ->
                 sum((pick(a * low, a * high) for a, low, high in zip(row, lo, hi, strict=True)), d)
                 for row, d in zip(exact.to_fractions(A), exact.to_fractions(bias), strict=True)
             ]
-            ends.append([exact.evaluate(activation, t) for t in sums])
+            ends.append([exact.evaluate(activation, Fraction(t)) for t in sums])
         lo, hi = ends
         expected_lo, expected_hi = expected_lo + lo, expected_hi + hi
     state = Interval().state_box(stored(net), box)

@@ -117,6 +117,30 @@ def test_one_state(w: float) -> None:
         assert found.rate <= 1e-300
 
 
+def test_a_row_whose_plain_sum_loses_a_thousand_terms() -> None:
+    """Its measure at eta = 1 is 1 exactly; plain float64 finds less."""
+    terms, small = 4096, 2.0**-55
+    W = np.zeros((terms + 2, terms + 2))
+    W[0, 1:-1] = small
+    W[0, -1] = 1 - terms * small
+    ones = torch.ones(len(W))
+    assert (torch.tensor(W) @ ones).max() < 1
+    found = prove_contraction(Dense(torch.tensor(W)), ones)
+    assert not torch.equal(found.eta, ones)
+    eta = exact.to_fractions(found.eta)
+    measure = exact.dot(exact.to_fractions(W[0]), eta) / eta[0]
+    assert measure <= Fraction(found.mu) < 1
+
+
+@given(st.floats(1 - 1e-6, 1 - 1e-13), st.floats(0.1, 10.0), st.floats(0, 1e-15))
+def test_gaps_count_the_rounding_of_what_cancels(w: float, eta: float, off: float) -> None:
+    """`eta - W eta` is a small difference of rounded numbers."""
+    W = np.array([[w, off], [0.0, 0.5]])
+    found = attempt(W, np.array([eta, 1.0]))
+    if found is not None:
+        check(W, found)
+
+
 # The numbers are not only true but good.
 
 

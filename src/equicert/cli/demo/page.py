@@ -45,7 +45,8 @@ _COLUMNS: Final = [
 _WORDS: Final = {
     "radius ε, box": "All images whose every pixel differs from the test image by at most ε. Pixels"
     " are numbers in [0, 1] (the grey values 0 to 16, divided by 16), and boxes are clipped to"
-    " [0, 1]: what lies outside is no image. Without clipping, fewer images would be certified.",
+    " [0, 1]: what lies outside is no image. Without clipping the boxes are larger, and certifying"
+    " is harder.",
     "certified": "A theorem: for exactly the stored weights, in real arithmetic, every point of the"
     " box has one fixed point, and there the label's output is strictly the largest. All rounding"
     " errors are bounded and counted against the claim.",
