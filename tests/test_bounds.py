@@ -4,6 +4,7 @@ Exact rational arithmetic decides. A proved state box is held against the post-f
 itself, redone exactly, and against the vertices of z*(x); a lower bound against the exact minimum.
 """
 
+import dataclasses
 import itertools
 import math
 from fractions import Fraction
@@ -34,6 +35,7 @@ from equicert.errors import InputError, NotContractingError, NotConvergedError, 
 from equicert.queries import Answer, Forms, Query, StateBox
 from equicert.stored import StoredNetwork
 from networks import ACTIVATIONS, CONTRACTING, NOT_CONTRACTING, PIECEWISE_LINEAR, Array, Network
+from test_enclosures import LEANS, Sloppy
 
 METHODS = [
     pytest.param(Interval(), id="interval"),
@@ -135,6 +137,23 @@ def test_bounds_hold_the_exact_range(net: Network, method: Method, eps: float) -
 @given(net=any_tiny, eps=radii)
 def test_a_proved_box_passes_the_exact_test(net: Network, method: Method, eps: float) -> None:
     check(net, bound(net, method, Box.around(points(net, 2), eps)), exactly=False)
+
+
+@EACH
+@LEANS
+@given(net=any_tiny, eps=st.sampled_from([0.0, 1e-3, 1.0]))
+def test_products_as_wrong_as_the_model_allows_prove_nothing_false(
+    net: Network, method: Method, lean: int, eps: float
+) -> None:
+    plain = stored(net)
+    W, U = Sloppy(plain.W.dense(), lean), Sloppy(plain.U.dense(), -lean)
+    network = dataclasses.replace(plain, W=W, U=U)
+    query = Query.of_outputs(Box.around(points(net, 2), eps), net.outputs)
+    try:
+        answer = method.answer(network, query)
+    except NotContractingError:  # gamma = 1 - 1e-9 is beyond such a machine
+        return
+    check(net, answer, exactly=False)
 
 
 @EACH
@@ -767,6 +786,22 @@ def test_smooth_networks_move_no_further_than_zeta(activation: str) -> None:
     steep = Network("steep", *net.arrays, "softplus")
     if activation == "sigmoid":  # whose slope is at most a quarter
         assert (zeta < 0.6 * zeta_bound(stored(steep), half_widths)).all()
+
+
+@LEANS
+@given(net=tiny)
+def test_lipschitz_bounds_survive_products_as_wrong_as_the_model_allows(
+    net: Network, lean: int
+) -> None:
+    plain = stored(net)
+    assume(plain.contraction.mu < 1 - 1e-3)
+    network = dataclasses.replace(
+        plain, W=Sloppy(plain.W.dense(), lean), U=Sloppy(plain.U.dense(), lean)
+    )
+    zeta = exact.to_fractions(zeta_bound(network, torch.ones(1, net.inputs))[0])
+    least = exact_zeta(net, [1.0] * net.inputs)
+    assert all(truth <= found for truth, found in zip(least, zeta, strict=True))
+    assert max(exact_bound(net, net.C)) <= Fraction(lipschitz_bound(network))
 
 
 @NETWORKS

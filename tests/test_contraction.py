@@ -17,6 +17,7 @@ from equicert.contraction import Contraction, prove_contraction
 from equicert.errors import EquicertError, NotContractingError, RoundingError
 from equicert.operators import Dense
 from networks import CONTRACTING, HAIRLINE, NOT_CONTRACTING, Array, Network
+from test_enclosures import LEANS, Sloppy
 
 # Entries on a coarse grid make matrices whose measure is exactly 1 common.
 GRID = [-2.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5]
@@ -117,19 +118,21 @@ def test_one_state(w: float) -> None:
         assert found.rate <= 1e-300
 
 
-def test_a_row_whose_plain_sum_loses_a_thousand_terms() -> None:
-    """Its measure at eta = 1 is 1 exactly; plain float64 finds less."""
-    terms, small = 4096, 2.0**-55
-    W = np.zeros((terms + 2, terms + 2))
-    W[0, 1:-1] = small
-    W[0, -1] = 1 - terms * small
-    ones = torch.ones(len(W))
-    assert (torch.tensor(W) @ ones).max() < 1
-    found = prove_contraction(Dense(torch.tensor(W)), ones)
-    assert not torch.equal(found.eta, ones)
-    eta = exact.to_fractions(found.eta)
-    measure = exact.dot(exact.to_fractions(W[0]), eta) / eta[0]
-    assert measure <= Fraction(found.mu) < 1
+@LEANS
+@given(net=networks.contracting_networks(), share=st.floats(0, 1e-9), hinted=st.booleans())
+def test_products_as_wrong_as_the_model_allows_prove_nothing_false(
+    net: Network, lean: int, share: float, hinted: bool
+) -> None:
+    """Their error, 1e-10, is as large as what is missing to measure 1."""
+    assert net.eta is not None
+    missing = 1 - float(exact.measure(net.W, net.eta))
+    W = net.W + (missing - share) * np.eye(net.states)
+    hint = torch.tensor(net.eta) if hinted else None
+    try:
+        found = prove_contraction(Sloppy(torch.tensor(W), lean), hint)
+    except NotContractingError:
+        return
+    check(W, found)
 
 
 @given(st.floats(1 - 1e-6, 1 - 1e-13), st.floats(0.1, 10.0), st.floats(0, 1e-15))

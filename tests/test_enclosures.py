@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -17,8 +18,8 @@ from equicert import rounding
 from equicert.boxes import Box
 from equicert.enclosures import Enclosure
 from equicert.errors import RoundingError
-from equicert.operators import Dense
-from equicert.rounding import self_test
+from equicert.operators import Dense, Operator
+from equicert.rounding import gamma, self_test
 from networks import Array
 
 UNIT = Fraction(1, 2**53)
@@ -39,6 +40,53 @@ def products(draw: st.DrawFn, elements: st.SearchStrategy[float]) -> tuple[Array
     A = draw(hnp.arrays(np.float64, (n, m), elements=elements))
     ends = draw(hnp.arrays(np.float64, (2, batch, m), elements=elements))
     return A, ends.min(0), ends.max(0)
+
+
+@dataclass(frozen=True)
+class Sloppy(Operator):
+    """A matrix whose products are as wrong as inner products of a million terms may be.
+
+    `lean` -1 errs downwards, +1 upwards, 0 alternates from output to output.
+    """
+
+    A: Tensor
+    lean: int
+    structure = "sloppy"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.A.shape[0], self.A.shape[1]
+
+    @property
+    def terms(self) -> int:
+        return 2**20
+
+    def apply(self, v: Tensor) -> Tensor:
+        alternate = torch.where(torch.arange(len(self.A)) % 2 == 0, 1.0, -1.0)
+        sign = alternate if self.lean == 0 else torch.full_like(alternate, self.lean)
+        error = gamma(2**20 - 16) * (v.abs() @ self.A.abs().mT)
+        return v @ self.A.mT + sign * error
+
+    def transpose(self) -> "Sloppy":
+        return Sloppy(self.A.mT, self.lean)
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "Sloppy":
+        return Sloppy(fn(self.A), self.lean)
+
+    def off_diagonal(self) -> "Sloppy":
+        return Sloppy(self.A - torch.diag(self.A.diagonal()), self.lean)
+
+    def diagonal(self) -> Tensor:
+        return self.A.diagonal()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"": self.A}
+
+    def dense(self) -> Tensor:
+        return self.A
+
+
+LEANS = pytest.mark.parametrize("lean", [-1, 0, 1])
 
 
 def exact_image(A: Array, lo: Array, hi: Array) -> list[list[tuple[Fraction, Fraction]]]:
@@ -127,6 +175,23 @@ def test_magnitudes_are_bounded_from_above(case: tuple[Array, Array, Array]) -> 
             assert product <= Fraction(value)
             slack = 64 * (A.shape[1] + 4) * UNIT * product + 64 * TINY * (entries + 9)
             assert Fraction(value) <= product + slack
+
+
+@LEANS
+@given(case=products(ordinary))
+def test_products_as_wrong_as_the_model_allows_are_enclosed(
+    case: tuple[Array, Array, Array], lean: int
+) -> None:
+    A, lo, hi = case
+    enclosure = Enclosure.of(Sloppy(torch.tensor(A), lean))
+    low, high = enclosure.image(torch.tensor(lo), torch.tensor(hi))
+    above = enclosure.magnitude_above(torch.tensor(np.maximum(abs(lo), abs(hi))))
+    truth, magnitude = exact_image(A, lo, hi), size(A, lo, hi)
+    for row in range(len(lo)):
+        for i in range(len(A)):
+            assert Fraction(low[row, i].item()) <= truth[row][i][0]
+            assert truth[row][i][1] <= Fraction(high[row, i].item())
+            assert magnitude[row][i] <= Fraction(above[row, i].item())
 
 
 def test_long_magnitudes_are_bounded_from_above() -> None:
