@@ -7,6 +7,7 @@ Everything here is plain floating point; `contraction.py` turns it into proofs.
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 
 import torch
@@ -112,7 +113,9 @@ def best_eta(
     eta = solution[:, 0]
     if int(failed) != 0 or not bool((eta.isfinite() & (eta > 0)).all()):
         rows = row_measures(A.double())
-        raise NotContractingError(float(rows.amax()), int(rows.argmax()))
+        abscissa = majorant_abscissa(A)
+        infimum = float(rows.amax()) if math.isnan(abscissa) else max(abscissa, 1.0)
+        raise NotContractingError(infimum, int(rows.argmax()))
     return eta
 
 
