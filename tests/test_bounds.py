@@ -514,15 +514,13 @@ def test_the_trap_of_fact_8() -> None:
 
 
 def ulps(value: float, steps: int) -> float:
-    for _ in range(abs(steps)):
-        value = math.nextafter(value, math.copysign(math.inf, steps))
-    return value
+    return math.nextafter(value, math.copysign(math.inf, steps), steps=abs(steps))
 
 
 @given(
     net=tiny,
     eps=st.sampled_from([0.0, 0.1]),
-    nudge=st.lists(st.integers(-3, 3), min_size=4, max_size=4),
+    nudge=st.lists(st.sampled_from([-(10**4), -3, -1, 0, 1, 3, 10**4]), min_size=4, max_size=4),
 )
 def test_boxes_off_by_a_unit_are_rejected_where_exact_arithmetic_rejects_them(
     net: Network, eps: float, nudge: list[int]
@@ -547,6 +545,17 @@ def test_a_box_one_unit_too_small_is_rejected() -> None:
     assert passes(net, x, [ulps(0.25, -256)], [ulps(0.5, 256)])
     assert not passes(net, x, [0.75], [1.0])
     assert not passes(net, x, [0.5], [0.25])
+
+
+@pytest.mark.parametrize("spoiled", range(4))
+def test_one_bad_side_of_one_state_spoils_a_box(spoiled: int) -> None:
+    net = Network("pair", np.zeros((2, 2)), np.eye(2), np.zeros(2), np.eye(2), np.zeros(2))
+    x = Box(torch.full((1, 2), 0.25), torch.full((1, 2), 0.5))
+    ends = [0.25 - 1e-9, 0.25 - 1e-9, 0.5 + 1e-9, 0.5 + 1e-9]
+    assert passes(net, x, ends[:2], ends[2:])
+    ends[spoiled] = 0.375
+    assert not exactly_post_fixed(net, (ends[:2], ends[2:]), rows(x, 0))
+    assert not passes(net, x, ends[:2], ends[2:])
 
 
 @given(

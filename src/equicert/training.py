@@ -129,7 +129,7 @@ class Trainer:
             OutputError: the folder cannot be claimed or written.
         """
         if self._out is None:
-            with _thread_count(self.config.threads or torch.get_num_threads()):
+            with thread_count(self.config.threads or torch.get_num_threads()):
                 metrics = [self._epoch(epoch) for epoch in range(self.config.epochs)]
                 return Trained(self.network.store(), metrics)
         folder = claim_folder(self._out, "train", self._record.identity(), self._resume)
@@ -137,7 +137,7 @@ class Trainer:
 
     def _run_in(self, folder: RunFolder) -> StoredNetwork:
         done, threads = self._restore(folder)
-        with _thread_count(threads):
+        with thread_count(threads):
             folder.write(CONFIG, self._record.to_yaml(threads))
             with JsonLines(folder / METRICS, keep=done) as lines:
                 for epoch in range(done, self.config.epochs):
@@ -324,7 +324,8 @@ def _device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def _thread_count(count: int) -> Iterator[None]:
+def thread_count(count: int) -> Iterator[None]:
+    """Let torch use so many threads inside."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

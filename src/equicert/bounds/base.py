@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from equicert.boxes import Box
 from equicert.enclosures import Enclosure
 from equicert.errors import InputError
 from equicert.operators import Dense
@@ -28,6 +29,22 @@ class Method(ABC):
             NotContractingError: the network is not proved well-posed.
             RoundingError: this machine's arithmetic is not plain float64.
             InputError: the query does not fit the network.
+        """
+
+
+class StateBoxMethod(Method, ABC):
+    """A method that proves one box for z*(x) and bounds every form over it."""
+
+    def answer(self, network: StoredNetwork, query: Query) -> Answer:
+        return answer_from_state(network, query, self.state_box(network, query.box))
+
+    @abstractmethod
+    def state_box(self, network: StoredNetwork, box: Box) -> StateBox:
+        """Proved bounds on z*(x) over each box of inputs.
+
+        Raises:
+            NotContractingError: as `Method.answer`.
+            InputError: the box has another width than the network's inputs.
         """
 
 

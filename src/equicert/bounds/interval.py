@@ -7,18 +7,18 @@ from typing import final
 
 import torch
 
-from equicert.bounds.base import Method, answer_from_state
+from equicert.bounds.base import StateBoxMethod
 from equicert.bounds.state_box import prove_state_box
 from equicert.boxes import Box
 from equicert.errors import InputError
-from equicert.queries import Answer, Query, StateBox
+from equicert.queries import StateBox
 from equicert.solvers import Picard, solve
 from equicert.stored import StoredNetwork
 
 
 @final
 @dataclass(frozen=True)
-class Interval(Method):
+class Interval(StateBoxMethod):
     """The box [lo, hi] of the embedded network's fixed point, iterated, widened and tested.
 
         lo = N^E(lo, hi, xlo, xhi),   hi = N^E(hi, lo, xhi, xlo)            ([J22], (6))
@@ -33,17 +33,8 @@ class Interval(Method):
     max_steps: int = 5000
     name = "interval"
 
-    def answer(self, network: StoredNetwork, query: Query) -> Answer:
-        return answer_from_state(network, query, self.state_box(network, query.box))
-
     @torch.no_grad()
     def state_box(self, network: StoredNetwork, box: Box) -> StateBox:
-        """Proved bounds on z*(x) over each box of inputs.
-
-        Raises:
-            NotContractingError: as `Method.answer`.
-            InputError: the box has another width than the network's inputs.
-        """
         check_width(network, box)
         drive = network.drive_bounds(box.lo, box.hi)
         problem = network.embedded_problem(*drive)

@@ -17,14 +17,14 @@ from typing import final
 import torch
 from torch import Tensor
 
-from equicert.bounds.base import Method, answer_from_state
+from equicert.bounds.base import StateBoxMethod
 from equicert.bounds.interval import check_width
 from equicert.bounds.state_box import prove_state_box
 from equicert.boxes import Box
 from equicert.enclosures import Enclosure
 from equicert.errors import InputError, NotConvergedError
 from equicert.operators import Dense
-from equicert.queries import Answer, Query, StateBox
+from equicert.queries import StateBox
 from equicert.rounding import down, up
 from equicert.solvers import Picard, solve
 from equicert.stored import StoredNetwork
@@ -32,7 +32,7 @@ from equicert.stored import StoredNetwork
 
 @final
 @dataclass(frozen=True)
-class Lipschitz(Method):
+class Lipschitz(StateBoxMethod):
     """The box `z*(x0) +- zeta` about the centre x0 of each input box, widened and tested.
 
     One forward solve and one linear solve instead of the embedded iteration; its box contains the
@@ -47,17 +47,8 @@ class Lipschitz(Method):
     max_steps: int = 5000
     name = "lipschitz"
 
-    def answer(self, network: StoredNetwork, query: Query) -> Answer:
-        return answer_from_state(network, query, self.state_box(network, query.box))
-
     @torch.no_grad()
     def state_box(self, network: StoredNetwork, box: Box) -> StateBox:
-        """Proved bounds on z*(x) over each box of inputs.
-
-        Raises:
-            NotContractingError: as `Method.answer`.
-            InputError: the box has another width than the network's inputs.
-        """
         check_width(network, box)
         centre, radius = box.centre_radius()
         problem = network.state_problem(centre)

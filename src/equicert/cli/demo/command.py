@@ -26,7 +26,8 @@ def run_demo(options: DemoOptions, *, quick: bool, quiet: bool) -> None:
     from equicert.cli import console
     from equicert.cli.demo.pictures import draw_figures
     from equicert.cli.demo.replacement import earlier, replacing
-    from equicert.cli.demo.study import Clock, Plan, study, thread_count
+    from equicert.cli.demo.study import Clock, Plan, study
+    from equicert.training import thread_count
 
     plan, out, clock = Plan.of(options, quick=quick), Path(options.out), Clock()
     there = earlier(out)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from equicert.attacks import FGSM, PGD
 from equicert.bounds import Interval, Lipschitz
 from equicert.cli import console
@@ -267,14 +265,3 @@ def _accuracies(
         for eps in plan.radii
     ]
     return rows, clean
-
-
-@contextmanager
-def thread_count(count: int) -> Iterator[None]:
-    """Let torch use so many threads inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
