@@ -514,13 +514,15 @@ def test_the_trap_of_fact_8() -> None:
 
 
 def ulps(value: float, steps: int) -> float:
-    return math.nextafter(value, math.copysign(math.inf, steps), steps=abs(steps))
+    for _ in range(abs(steps)):
+        value = math.nextafter(value, math.copysign(math.inf, steps))
+    return value
 
 
 @given(
     net=tiny,
     eps=st.sampled_from([0.0, 0.1]),
-    nudge=st.lists(st.sampled_from([-(10**4), -3, -1, 0, 1, 3, 10**4]), min_size=4, max_size=4),
+    nudge=st.lists(st.sampled_from([-1000, -3, -1, 0, 1, 3, 1000]), min_size=4, max_size=4),
 )
 def test_boxes_off_by_a_unit_are_rejected_where_exact_arithmetic_rejects_them(
     net: Network, eps: float, nudge: list[int]
@@ -581,7 +583,8 @@ def test_a_box_that_ends_on_its_own_rounded_image_is_not_believed(
     point = Box.around(torch.tensor([[x]]), 0.0)
     z = float(exact.fixed_point(net.W, net.U, net.b, [x], activation)[0])
     image = parse_activation(activation).phi(torch.tensor(w * z + (u * x + b))).item()
-    for lo, hi in ((image, ulps(image, 100)), (ulps(image, -100), image), (image, image)):
+    far = 2 * abs(image) + 1
+    for lo, hi in ((image, far), (-far, image), (image, image)):
         if passes(net, point, [lo], [hi]):
             assert exactly_post_fixed(net, ([lo], [hi]), rows(point, 0))
 
