@@ -714,7 +714,17 @@ def test_forms_whose_rows_cancel(seed: int) -> None:
     A = rng.normal(size=(2, 60))
     A -= (A @ C) @ np.linalg.pinv(C)
     z = 1e9 * (1 + rng.uniform(size=(1, 3)))
-    check_forms((A, np.zeros(2), C, rng.normal(size=60), np.concatenate([z, z])), 1e-10)
+    for start in (z, np.zeros_like(z), -z):
+        check_forms((A, np.zeros(2), C, rng.normal(size=60), np.concatenate([start, z])), 1e-10)
+
+
+def test_forms_over_many_outputs_whose_sum_loses_terms() -> None:
+    """`A C` is off by hundreds of units in the last place, always towards 0."""
+    A = np.ones((2, 4097))
+    A[:, 0] = 2.0**53
+    A[1] *= -1
+    for z in (np.ones((2, 1)), -np.ones((2, 1)), np.array([[0.0], [1.0]])):
+        check_forms((A, np.zeros(2), np.ones((4097, 1)), np.zeros(4097), z), 1e-9)
 
 
 def test_an_unproved_box_bounds_nothing() -> None:
@@ -834,8 +844,18 @@ def test_smooth_networks_move_no_further_than_zeta(activation: str) -> None:
 def test_lipschitz_bounds_survive_products_as_wrong_as_the_model_allows(
     net: Network, lean: int
 ) -> None:
+    assume(stored(net).contraction.mu < 1 - 1e-3)
+    check_lipschitz_of_sloppy(net, lean)
+
+
+@LEANS
+def test_a_product_a_hundred_times_the_drive_is_bounded_too(lean: int) -> None:
+    W, U = np.array([[0.0, 0.99], [0.99, 0.0]]), np.ones((2, 1))
+    check_lipschitz_of_sloppy(Network("slow", W, U, np.zeros(2), np.eye(2), np.zeros(2)), lean)
+
+
+def check_lipschitz_of_sloppy(net: Network, lean: int) -> None:
     plain = stored(net)
-    assume(plain.contraction.mu < 1 - 1e-3)
     network = dataclasses.replace(
         plain, W=Sloppy(plain.W.dense(), lean), U=Sloppy(plain.U.dense(), lean)
     )
