@@ -13,7 +13,7 @@ from typing import final
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -560,6 +560,7 @@ def test_one_bad_side_of_one_state_spoils_a_box(spoiled: int) -> None:
     assert not passes(net, x, ends[:2], ends[2:])
 
 
+@settings(max_examples=200)
 @given(
     w=st.one_of(st.floats(-3, 0.875), st.floats(0.999, 1 - 1e-9), st.floats(-1e6, -1e3)),
     u=st.floats(-3, 3),

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from typing import final
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from equicert.boxes import Box, Domain
 from equicert.certification import STATUSES, Verdict, certify, certify_boxes, reach
 from equicert.errors import InputError, NotContractingError, RoundingError
 from equicert.network import ImplicitNetwork
+from equicert.queries import Answer, Query
 from equicert.stored import StoredNetwork
 from equicert.weights import Free
 from networks import CONTRACTING, HAIRLINE, NOT_CONTRACTING, PIECEWISE_LINEAR, Array, Network
@@ -206,6 +208,51 @@ def test_a_margin_below_what_float64_resolves_is_unknown(method: Method, gap: fl
             [verdict] = certify(stored(net), torch.ones(1, 1), label, 0.0, method=method)
             check(net, verdict, [1.0], [0.0])
             assert verdict.status == "unknown"
+
+
+def test_a_plain_argmax_that_errs_is_no_verdict() -> None:
+    """y_1 = 1 + 2^-52 is rounded to 1 in two steps, the smaller y_2 up to 1 + 2^-52."""
+    half = 2.0**-53
+    net = Network(
+        "argmax",
+        np.zeros((2, 2)),
+        np.ones((2, 1)),
+        np.zeros(2),
+        np.array([[0.0, 0.0], [1.0, half], [1.0, 1.2 * half]]),
+        np.array([0.0, half, 0.0]),
+    )
+    [verdict] = certify(stored(net), torch.ones(1, 1), 1, 0.0)
+    check(net, verdict, [1.0], [0.0])
+    assert (verdict.status, verdict.predicted) == ("unknown", 2)
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Recorder(Method):
+    """Remembers the boxes that it is asked about."""
+
+    boxes: list[Box]
+    name = "recorder"
+
+    def answer(self, network: StoredNetwork, query: Query) -> Answer:
+        self.boxes.append(query.box)
+        return Interval().answer(network, query)
+
+
+@pytest.mark.parametrize("eps", [1e-17, 0.1, 1 / 3, 0.7])
+def test_the_box_that_is_proved_holds_the_exact_one(eps: float) -> None:
+    """x + eps is no float64; the bounds after it have slack enough to hide a box too small."""
+    x, recorder = [1.0, 0.3, -0.7], Recorder([])
+    net = networks.random_network(np.random.default_rng(0), 2, 3, 2)
+    certify(stored(net), torch.tensor(x), 0, eps, method=recorder)
+    certify(stored(net), torch.tensor(x), 0, eps, domain=(-0.75, 1.0), method=recorder)
+    for box, domain in zip(recorder.boxes, (None, (-0.75, 1.0)), strict=True):
+        ends = exact_box(x, [eps] * 3, domain)
+        for low, high, least, most in zip(
+            box.lo[0].tolist(), box.hi[0].tolist(), *ends, strict=True
+        ):
+            assert Fraction(low) <= least
+            assert most <= Fraction(high)
 
 
 @EACH

@@ -1,6 +1,9 @@
 """Images of boxes against exact rational products: they enclose, and they are not much wider."""
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -297,3 +300,26 @@ def test_flushed_subnormals_are_refused_at_every_step(rigorous: Callable[[], obj
             rigorous()
     finally:
         torch.set_flush_denormal(False)
+
+
+_WORKERS = """
+import torch
+torch.set_num_threads(2)
+assert torch.set_flush_denormal(True)
+torch.ones(2**20).mul_(2)  # starts a worker, which stays in this mode
+torch.set_flush_denormal(False)
+from equicert.errors import RoundingError
+from equicert.rounding import self_test
+try:
+    self_test()
+except RoundingError:
+    raise SystemExit(7)
+"""
+
+
+def test_worker_threads_that_flush_are_noticed() -> None:
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor cannot flush subnormal numbers")
+    threads = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", _WORKERS], env=threads, check=False, timeout=60)
+    assert done.returncode == 7

@@ -101,8 +101,9 @@ def certify(
 
     Raises:
         InputError: eps negative or NaN, a point outside the domain, a label out of range, x of the
-            wrong width. A network that is not proved contracting is no error here: every verdict
-            is then `unknown`, reason "not contracting".
+            wrong width. A stored network that is not proved contracting is no error here: every
+            verdict is then `unknown`, reason "not contracting".
+        NotContractingError: a module whose present weights are not proved contracting.
     """
     stored = as_stored(network)
     x = torch.as_tensor(x)
