@@ -76,6 +76,9 @@ class Sloppy(Operator):
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Sloppy":
         return Sloppy(fn(self.A), self.lean)
 
+    def majorant(self) -> "Sloppy":
+        return Sloppy(Dense(self.A).majorant().A, self.lean)
+
     def off_diagonal(self) -> "Sloppy":
         return Sloppy(self.A - torch.diag(self.A.diagonal()), self.lean)
 

@@ -23,7 +23,7 @@ from equicert.bounds.lipschitz import zeta_bound
 from equicert.boxes import Box
 from equicert.certification import reach
 from equicert.norms import metzler_split
-from equicert.problems import EmbeddedProblem
+from equicert.problems import PrimalProblem
 from equicert.solvers import Average, Picard, solve
 from equicert.stored import StoredNetwork
 from networks import CONTRACTING, Array, Network, random_network
@@ -52,7 +52,7 @@ class Setting:
         return torch.tensor(low + self.b)[None], torch.tensor(high + self.b)[None]
 
     @property
-    def problem(self) -> EmbeddedProblem:
+    def problem(self) -> PrimalProblem:
         n = len(self.W)
         network = StoredNetwork.from_arrays(
             self.W, self.U, self.b, np.eye(n), np.zeros(n), self.activation

@@ -163,6 +163,8 @@ def test_parts_make_the_whole() -> None:
     loss = inclusion_loss(network, x, labels, EPS, KAPPA)
     assert loss.robust is not None
     assert loss.margins is not None
+    assert loss.nominal is not None
+    assert loss.outputs is not None
     assert loss.robust.item() > loss.nominal.item()
     torch.testing.assert_close(loss.outputs, network(x))
     torch.testing.assert_close(loss.nominal, cross_entropy(loss.outputs, labels))
@@ -175,7 +177,8 @@ def test_parts_make_the_whole() -> None:
     [
         (EPS, 0.0, {"forward solve"}),
         (0.0, KAPPA, {"forward solve"}),
-        (EPS, KAPPA, {"forward solve", "embedded solve"}),
+        (EPS, KAPPA, {"joint solve"}),
+        (EPS, 1.0, {"embedded solve"}),
     ],
 )
 def test_weight_is_made_once_and_only_needed_solves_run(

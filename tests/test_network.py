@@ -557,6 +557,9 @@ class Recording(Solver):
         self.applications += 1
         return Picard().step(problem, z)
 
+    def resolution(self, problem: Problem, z: Tensor) -> Tensor:
+        return Picard().resolution(problem, z)
+
     def rounding(self, problem: Problem, z: Tensor) -> Tensor:
         return Picard().rounding(problem, z)
 
@@ -569,12 +572,37 @@ def test_tally_sees_each_kind_of_solve() -> None:
     made = network(solver=Recording())
     made.policy = tally
     at, x = made.materialise(), inputs(3)
-    (made.state(x, at).sum() + sum(z.sum() for z in made.reach(x, x + 0.1, at))).backward()
+    parts = (made.state(x, at), *made.reach(x, x + 0.1, at))
+    parts += made.state_and_reach(x, x, x + 0.1, at)
+    torch.cat(parts).sum().backward()
     steps = tally.mean_steps()
-    assert set(steps) == {"adjoint solve", "embedded solve", "forward solve"}
+    assert set(steps) == {"adjoint solve", "embedded solve", "forward solve", "joint solve"}
     assert all(count >= 2 for count in steps.values())
     assert isinstance(made.solver, Recording)
     assert made.solver.applications >= sum(steps.values())
+
+
+@pytest.mark.parametrize("solver", [Picard(), Average()], ids=["picard", "average"])
+def test_state_and_reach_together_are_each_alone(solver: Solver) -> None:
+    """Values to the tolerance, gradients of every parameter too, whatever the cotangents."""
+    x = inputs(3)
+    lo, hi = x - 0.05, x + 0.1
+    weights = torch.randn(3, 3, N, generator=torch.Generator().manual_seed(0))
+
+    def outcome(together: bool) -> tuple[list[Tensor], list[Tensor]]:
+        made = network(solver=solver, tolerance=1e-11)
+        at = made.materialise()
+        alone = (made.state(x, at), *made.reach(lo, hi, at))
+        parts = made.state_and_reach(x, lo, hi, at) if together else alone
+        loss = (weights * torch.stack(list(parts))).sum()
+        loss.backward()
+        found = [p.grad for p in made.parameters() if p.grad is not None]
+        assert len(found) == 4  # T, eta, U, b
+        return [z.detach() for z in parts], found
+
+    for one, other in zip(outcome(True), outcome(False), strict=True):
+        for a, b in zip(one, other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
 
 
 def test_the_tolerance_is_kept_per_sample() -> None:

@@ -47,6 +47,10 @@ class Circulant(Operator):
     def off_diagonal(self) -> "Circulant":
         return Circulant(self.kernel.masked_fill(torch.arange(len(self.kernel)) == 0, 0))
 
+    def majorant(self) -> "Circulant":
+        first = torch.arange(len(self.kernel)) == 0
+        return Circulant(torch.where(first, self.kernel, self.kernel.abs()))
+
     def diagonal(self) -> Tensor:
         return self.kernel[:1].expand(len(self.kernel))
 
@@ -107,6 +111,27 @@ def test_dense_is_the_matrix_of_apply(make: Make) -> None:
     A = make()
     assert A.dense().shape == A.shape
     assert torch.equal(A.dense(), matrix(A))
+
+
+@EVERY
+def test_affine_adds_to_a_multiple_of_the_product(make: Make) -> None:
+    A = make()
+    v, u = entries(6, A.shape[1], seed=1), entries(6, A.shape[0], seed=2)
+    kept = v.clone(), u.clone()
+    for added in (u, u[0]):
+        for factor in (1.0, 0.5):
+            assert torch.equal(A.affine(v, added, factor), factor * A.apply(v) + added)
+    assert torch.equal(v, kept[0])
+    assert torch.equal(u, kept[1])
+
+
+@SQUARE
+def test_majorant_keeps_the_diagonal_and_takes_absolute_values_elsewhere(make: Make) -> None:
+    A = make()
+    columns, majorant = matrix(A), matrix(A.majorant())
+    own = torch.eye(len(columns), dtype=torch.bool)
+    assert torch.equal(majorant, torch.where(own, columns, columns.abs()))
+    assert torch.equal(matrix(A), columns)
 
 
 @EVERY

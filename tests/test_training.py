@@ -236,15 +236,16 @@ def test_metrics_say_what_happened() -> None:
         assert line["mu"] < 1e-5
         assert line["eta_ratio"] >= 1
         assert line["seconds"] > 0
-        assert line["forward_steps"] >= 1
+        primal = [line[f"{what}_steps"] for what in ("forward", "embedded", "joint")]
+        assert max(steps for steps in primal if steps is not None) >= 1
         assert line["adjoint_steps"] >= 1
-        assert line["forward_unconverged"] == line["embedded_unconverged"] == 0
+        assert line["forward_unconverged"] == line["joint_unconverged"] == 0
         now = config.at(line["epoch"] - 1 / 3)  # the last of three steps
         assert (line["eps"], line["kappa"], line["learning_rate"]) == pytest.approx(
             (now.eps, now.kappa, now.learning_rate)
         )
     robust = [line["robust_loss"] is not None for line in trained.metrics]
-    assert robust == [line["embedded_steps"] is not None for line in trained.metrics]
+    assert robust == [line["joint_steps"] is not None for line in trained.metrics]
     assert robust == [False, True, True, True]
     last = trained.metrics[-1]
     mixed = 0.25 * last["nominal_loss"] + 0.75 * last["robust_loss"]
@@ -303,7 +304,7 @@ def test_other_arithmetic_finds_nearly_the_same(changes: dict[str, Any]) -> None
     assert usual.network.digest != other.network.digest
     if changes.get("solver"):  # float64 starts from other weights
         assert usual.metrics[-1]["loss"] == pytest.approx(other.metrics[-1]["loss"], rel=1e-2)
-        assert other.metrics[-1]["forward_steps"] > usual.metrics[-1]["forward_steps"]
+        assert other.metrics[-1]["joint_steps"] > usual.metrics[-1]["joint_steps"]
 
 
 class SeeThreads(Progress):
@@ -344,11 +345,14 @@ def test_unconverged_solve_warns_and_is_counted() -> None:
     with pytest.warns(ConvergenceWarning, match="missed the tolerance") as warned:
         trained = Trainer(blobs(), config).run()
     assert len(warned) <= 3  # once for each kind of solve
-    forward = [line["forward_unconverged"] for line in trained.metrics]
-    assert all(0 < count <= 60 for count in forward)
-    embedded = [line["embedded_unconverged"] for line in trained.metrics]
-    assert embedded[0] == 0  # there was none
-    assert 0 < embedded[-1] <= 60
+    counts = {
+        what: [line[f"{what}_unconverged"] for line in trained.metrics]
+        for what in ("forward", "joint")
+    }
+    assert 0 < counts["forward"][0] <= 60
+    assert counts["joint"][0] == 0  # there was none
+    assert counts["forward"][-1] == 0
+    assert 0 < counts["joint"][-1] <= 60
 
 
 # --- the folder

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -48,6 +49,10 @@ class Activation(ABC):
         """
         return increasing_root(self.phi, self.slope, r, d, self.beta, self.lower, self.upper)
 
+    def root(self, d: Tensor) -> Callable[[Tensor], Tensor]:
+        """`psi(., d)` with everything that depends on d alone computed once."""
+        return lambda r: self.psi(r, d)
+
     def down(self, t: Tensor) -> Tensor:
         """A rigorous lower bound on `phi(t)`, t float64."""
         value = self.phi(t)
@@ -80,6 +85,10 @@ class ReLU(Activation):
 
     def psi(self, r: Tensor, d: Tensor) -> Tensor:
         return r.clamp(min=0) / (1 - d)
+
+    def root(self, d: Tensor) -> Callable[[Tensor], Tensor]:
+        factor = 1 / (1 - d)
+        return lambda r: r.clamp(min=0).mul_(factor)
 
     def down(self, t: Tensor) -> Tensor:
         return self.phi(t)

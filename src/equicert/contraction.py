@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,6 +37,11 @@ class Contraction:
     mu: float
     rate: float
     gaps: Tensor
+
+    @cached_property
+    def scale(self) -> Tensor:  # (n,)
+        """`max(eta) / gaps`: turns residuals, row by row, into error bounds in the sup-norm."""
+        return self.eta.amax() / self.gaps
 
     @property
     def gap(self) -> float:
@@ -93,10 +99,15 @@ def _test(magnitude: Enclosure, diagonal: Tensor, eta: Tensor) -> Contraction | 
         return None
     off = magnitude.magnitude_above(eta[None])[0]
     image = up(up(diagonal * eta) + off)
-    slack = down(1 - diagonal)
-    mu = up(diagonal + up(off / eta))
-    rate = up(up(off / eta) / slack)
-    gaps = down(down(eta - image) / up(1 - diagonal))
-    if not bool(((image < eta) & (mu < 1) & (slack > 0) & (rate < 1) & (gaps > 0)).all()):
+    spread = up(off / eta)
+    mu = up(diagonal + spread).amax()
+    own = 1 - diagonal
+    rate = up(spread / down(own)).amax()
+    slack, gaps = down(own).amin(), down(down(eta - image) / up(own))
+    least = gaps.amin()
+    found = [float(bound) for bound in (mu, rate, slack, least)]
+    if not (found[0] < 1 and found[1] < 1 and found[2] > 0 and found[3] > 0):
         return None
-    return Contraction(eta, float(mu.amax()), float(rate.amax()), gaps)
+    if not bool((image < eta).all()):
+        return None
+    return Contraction(eta, found[0], found[1], gaps)

@@ -28,7 +28,9 @@ class Enclosure:
     def of(cls, A: Operator) -> Enclosure:
         """Prepare an operator; float32 entries are widened to float64, which is exact."""
         A = A.detach().to(dtype=torch.float64)
-        return cls(A, A.absolute(), A.absolute_row_sums())
+        magnitude = A.absolute()
+        ones = torch.ones(1, A.shape[1], dtype=A.dtype, device=A.device)
+        return cls(A, magnitude, magnitude.apply(ones)[0])
 
     def image(
         self,

@@ -149,7 +149,7 @@ def training_figure(
             "solver steps",
             [
                 ("forward_steps", "state", theme.clean),
-                ("embedded_steps", "embedded", theme.interval),
+                ("joint_steps", "with bounds", theme.interval),
                 ("adjoint_steps", "adjoint", theme.fgsm),
             ],
         ),

@@ -19,18 +19,19 @@ class InclusionLoss:
 
     Attributes:
         total: scalar, `(1 - kappa) nominal + kappa robust`; differentiate this.
-        nominal: scalar, cross-entropy of `y(x)`.
+        nominal: scalar, cross-entropy of `y(x)`; None where kappa is 1, since `y(x)` plays no part
+            in the total then.
         robust: scalar, cross-entropy of the worst-case logits; None where kappa is 0, since the
             embedded solve is skipped then.
-        outputs: (batch, q), y(x).
+        outputs: (batch, q), y(x); None where kappa is 1.
         margins: (batch, q), lower bounds on `y_label - y_j` over the box; 0 in the label's own
             column; None where kappa is 0.
     """
 
     total: Tensor
-    nominal: Tensor
+    nominal: Tensor | None
     robust: Tensor | None
-    outputs: Tensor
+    outputs: Tensor | None
     margins: Tensor | None
 
 
@@ -45,7 +46,7 @@ def inclusion_loss(
     """`(1 - kappa) CE(y(x), label) + kappa CE(-m, label)`, (11) of [J22].
 
     m are the elided margins (10) over the state box of `[x - eps, x + eps]` within the domain,
-    good to the network's tolerance: see `elided_margins`. W is materialised once for both solves.
+    good to the network's tolerance: see `elided_margins`. One solve serves both parts.
 
     Example:
         >>> loss = inclusion_loss(network, x, labels, eps=0.1, kappa=0.75, domain=(0.0, 1.0))
@@ -70,14 +71,22 @@ def inclusion_loss(
         raise InputError(f"kappa must lie in [0, 1], got {kappa!r}")
     _check_labels(labels, len(x), len(network.c))
     at = network.materialise()
-    y = network.read_out(network.state(x, at))
-    nominal = cross_entropy(y, labels)
-    if kappa == 0:
-        return InclusionLoss(nominal, nominal, None, y, None)
-    if eps == 0:
+    if kappa == 0 or eps == 0:
+        y = network.read_out(network.state(x, at))
+        nominal = cross_entropy(y, labels)
+        if kappa == 0:
+            return InclusionLoss(nominal, nominal, None, y, None)
         margins = y.gather(1, labels[:, None]) - y
         return InclusionLoss(nominal, nominal, nominal, y, margins)
-    zlo, zhi = network.reach(*clipped_box(x, eps, domain), at)
+    box = clipped_box(x, eps, domain)
+    if kappa == 1:
+        zlo, zhi = network.reach(*box, at)
+        margins = elided_margins(network.C, network.c, zlo, zhi, labels)
+        robust = cross_entropy(-margins, labels)
+        return InclusionLoss(robust, None, robust, None, margins)
+    z, zlo, zhi = network.state_and_reach(x, *box, at)
+    y = network.read_out(z)
+    nominal = cross_entropy(y, labels)
     margins = elided_margins(network.C, network.c, zlo, zhi, labels)
     robust = cross_entropy(-margins, labels)
     return InclusionLoss((1 - kappa) * nominal + kappa * robust, nominal, robust, y, margins)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -16,7 +17,8 @@ from equicert.errors import InputError
 from equicert.implicit_diff import attach
 from equicert.operators import Dense, Operator
 from equicert.policies import Policy, Raise
-from equicert.problems import AdjointProblem, EmbeddedProblem, Problem, StateProblem, drive_error
+from equicert.problems import AdjointProblem, Drive, PrimalProblem, Problem, Sweep, drive_error
+from equicert.problems.sweep import centres_and_widths
 from equicert.solution import Solution
 from equicert.solvers import Picard, Solver, advice, solve
 from equicert.stored import StoredNetwork
@@ -36,11 +38,19 @@ class Materialised:
     contraction: Contraction
 
     @cached_property
-    def fixed(self) -> tuple[Operator, Operator, Tensor]:
-        """`(W_off, |W_off|, diagonal)` without gradient history, for the solvers."""
-        W = self.W.detach()
-        off = W.off_diagonal()
-        return off, off.absolute(), W.diagonal()
+    def diagonal(self) -> Tensor:  # (n,)
+        """The diagonal of W, without history."""
+        return self.W.detach().diagonal()
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        """W_off on states, without history: what the solvers iterate with."""
+        return Sweep(self.W.detach().off_diagonal())
+
+    @cached_property
+    def pair_sweep(self) -> Sweep:
+        """W_off on pairs of bounds, alone or behind a state."""
+        return Sweep(self.sweep.off, self.sweep.off.absolute())
 
 
 @final
@@ -130,26 +140,9 @@ class ImplicitNetwork(nn.Module):
         at: Materialised,
     ) -> Tensor:  # (batch, n)
         """`z*(x)`, differentiable by one adjoint solve."""
-        z = self._solve("forward", self.state_problem(x, at)).value
-        if not torch.is_grad_enabled():
-            return z
-        t = at.W.apply(z) + at.U.apply(x) + at.b
-        off, _, diagonal = at.fixed
-        return self._attach(t, z, off.transpose(), None, diagonal, at.contraction)
-
-    def state_problem(
-        self,
-        x: Tensor,  # (batch, r)
-        at: Materialised,
-    ) -> StateProblem:
-        """The equation of z for each row of x, without gradient history."""
         self._check(x, rows=True)
-        with torch.no_grad():
-            off, _, diagonal = at.fixed
-            U, b = at.U.detach(), at.b.detach()
-            u = U.apply(x) + b
-            error = drive_error(U, x.abs(), b)
-            return StateProblem(off, diagonal, u, error, self.activation, at.contraction)
+        drive = Drive(at.U.affine(x, at.b))
+        return self._fixed_point("forward", drive, lambda: _input_error(at, x), at)
 
     def reach(
         self,
@@ -163,30 +156,44 @@ class ImplicitNetwork(nn.Module):
         `equicert.certify` prove.
         """
         at = at or self.materialise()
-        self._check(lo, rows=True)
-        self._check(hi, rows=True)
-        if lo.shape != hi.shape or not bool((lo <= hi).all()):
-            raise InputError(
-                "the box is inverted or NaN, or its ends differ in shape:"
-                f" lower {tuple(lo.shape)} must not exceed upper {tuple(hi.shape)}"
-            )
-        u_c = at.U.apply(0.5 * (lo + hi)) + at.b
-        u_r = at.U.absolute().apply(0.5 * (hi - lo))
-        z = self._solve("embedded", self._embedded_problem(u_c, u_r, lo, hi, at)).value
-        if not torch.is_grad_enabled():
-            zlo, zhi = z.chunk(2, -1)
-            return zlo, zhi
-        zlo, zhi = z.chunk(2, -1)
-        rho = 0.5 * (zhi - zlo)
-        t_c = at.W.apply(0.5 * (zlo + zhi)) + u_c
-        t_r = at.W.off_diagonal().absolute().apply(rho) + at.W.diagonal() * rho + u_r
-        off, magnitude, diagonal = at.fixed
-        t = torch.cat([t_c - t_r, t_c + t_r], -1)
-        attached = self._attach(
-            t, z, off.transpose(), magnitude.transpose(), diagonal, at.contraction
+        self._check_box(lo, hi)
+        drive = Drive(at.U.affine(0.5 * (lo + hi), at.b), at.U.absolute().apply(0.5 * (hi - lo)))
+        bounds = self._fixed_point(
+            "embedded", drive, lambda: _input_error(at, lo, hi).repeat(1, 2), at
         )
-        zlo, zhi = attached.chunk(2, -1)
+        zlo, zhi = bounds.chunk(2, -1)
         return zlo, zhi
+
+    def state_and_reach(
+        self,
+        x: Tensor,  # (batch, r)
+        lo: Tensor,  # (batch, r)
+        hi: Tensor,  # (batch, r)
+        at: Materialised | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # (batch, n) each
+        """`state(x)` and `reach(lo, hi)` by one solve and one adjoint: they share products."""
+        at = at or self.materialise()
+        self._check(x, rows=True)
+        self._check_box(lo, hi)
+        both = torch.stack([x, 0.5 * (lo + hi)], 1).flatten(0, 1)
+        centre = at.U.affine(both, at.b).view(len(x), -1)
+        drive = Drive(centre, at.U.absolute().apply(0.5 * (hi - lo)))
+
+        def error() -> Tensor:
+            pair = _input_error(at, lo, hi)
+            return torch.cat([_input_error(at, x), pair, pair], -1)
+
+        z, zlo, zhi = self._fixed_point("joint", drive, error, at).chunk(3, -1)
+        return z, zlo, zhi
+
+    def state_problem(
+        self,
+        x: Tensor,  # (batch, r)
+        at: Materialised,
+    ) -> PrimalProblem:
+        """The equation of z for each row of x, without gradient history."""
+        self._check(x, rows=True)
+        return self._problem(Drive(at.U.affine(x, at.b)), lambda: _input_error(at, x), at)
 
     @torch.no_grad()
     def solve(
@@ -241,26 +248,29 @@ class ImplicitNetwork(nn.Module):
             network.c.copy_(stored.c)
         return network
 
-    def _embedded_problem(
-        self, u_c: Tensor, u_r: Tensor, lo: Tensor, hi: Tensor, at: Materialised
-    ) -> EmbeddedProblem:
-        with torch.no_grad():
-            off, magnitude, diagonal = at.fixed
-            u = torch.cat([u_c - u_r, u_c + u_r], -1).detach()
-            size = 2 * torch.maximum(lo.abs(), hi.abs())
-            error = drive_error(at.U.detach(), size, at.b.detach()).repeat(1, 2)
-            return EmbeddedProblem(
-                off, magnitude, diagonal, u, error, self.activation, at.contraction
-            )
+    def _problem(
+        self, drive: Drive, u_error: Callable[[], Tensor], at: Materialised
+    ) -> PrimalProblem:
+        radius = None if drive.radius is None else drive.radius.detach()
+        sweep = at.sweep if radius is None else at.pair_sweep
+        drive = Drive(drive.centre.detach(), radius)
+        return PrimalProblem(sweep, at.diagonal, drive, u_error, self.activation, at.contraction)
+
+    def _fixed_point(
+        self, what: str, drive: Drive, u_error: Callable[[], Tensor], at: Materialised
+    ) -> Tensor:  # (batch, m)
+        """The rows that solve the problem of this drive, tied to everything that it depends on."""
+        problem = self._problem(drive, u_error, at)
+        z = self._solve(what, problem).value
+        if not torch.is_grad_enabled():
+            return z
+        return self._attach(_preactivation(at, z, drive), z, problem)
 
     def _attach(
         self,
         t: Tensor,  # (batch, m)
         z: Tensor,  # (batch, m)
-        transposed: Operator,
-        transposed_magnitude: Operator | None,
-        diagonal: Tensor,  # (n,)
-        contraction: Contraction,
+        problem: PrimalProblem,
     ) -> Tensor:  # (batch, m)
         """Tie z to t: see `implicit_diff`. The adjoint runs by the same solver as the forward.
 
@@ -272,10 +282,10 @@ class ImplicitNetwork(nn.Module):
         def adjoint(g: Tensor) -> Tensor:
             size = g.abs().amax(-1, keepdim=True)
             size = torch.where(size == 0, torch.ones_like(size), size)
-            problem = AdjointProblem(
-                transposed, transposed_magnitude, diagonal, g / size, slope, contraction
+            system = AdjointProblem(
+                problem.sweep.transposed, problem.diagonal, g / size, slope, problem.contraction
             )
-            return slope * size * self._solve("adjoint", problem).value
+            return (self._solve("adjoint", system).value * slope).mul_(size)
 
         return attach(t, z, adjoint)
 
@@ -288,6 +298,15 @@ class ImplicitNetwork(nn.Module):
         self.policy.observe(f"{what} solve", solution, hint)
         return solution
 
+    def _check_box(self, lo: Tensor, hi: Tensor) -> None:
+        self._check(lo, rows=True)
+        self._check(hi, rows=True)
+        if lo.shape != hi.shape or not bool((lo <= hi).all()):
+            raise InputError(
+                "the box is inverted or NaN, or its ends differ in shape:"
+                f" lower {tuple(lo.shape)} must not exceed upper {tuple(hi.shape)}"
+            )
+
     def _check(self, x: Tensor, rows: bool = False) -> None:
         """Raise InputError unless x has the network's width and type, and is a batch of rows."""
         if x.ndim == 0 or x.shape[-1] != self.U.shape[1] or (rows and x.ndim != 2):
@@ -297,6 +316,24 @@ class ImplicitNetwork(nn.Module):
             raise InputError(
                 f"inputs are {x.dtype}, the network is {self.U.dtype}; convert one with .to(dtype)"
             )
+
+
+def _preactivation(at: Materialised, z: Tensor, drive: Drive) -> Tensor:
+    """`t = W z + u` on the rows z, which are held fixed, with history to W and to the drive."""
+    if drive.radius is None:
+        return at.W.affine(z, drive.centre)
+    n = drive.radius.shape[-1]
+    doubled, width = centres_and_widths(z, n)
+    centre = at.W.affine(doubled.view(-1, n), drive.centre.reshape(-1, n), 0.5)
+    radius = at.W.majorant().affine(width, drive.radius, 0.5)
+    *state, middle = centre.view_as(drive.centre).split(n, -1)
+    return torch.cat([*state, middle - radius, middle + radius], -1)
+
+
+def _input_error(at: Materialised, *points: Tensor) -> Tensor:  # (batch, n)
+    """The rounding error of `U x + b` at a point, or of centre and radius together of a box."""
+    size = torch.stack([point.detach().abs() for point in points]).amax(0)
+    return drive_error(at.U, len(points) * size, at.b)
 
 
 def _uniform(*shape: int, fan_in: int) -> Tensor:

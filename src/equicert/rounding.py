@@ -31,14 +31,14 @@ def up(
     x comes from one correctly rounded +, -, *, / ; the bound holds with flush-to-zero as well,
     which is why it is not `nextafter`: for |x| < 2^-970 it adds about 2^-1020.
     """
-    return x + (x.abs() * (4 * UNIT) + _SLACK)
+    return torch.add(x, x.abs(), alpha=4 * UNIT).add_(_SLACK)
 
 
 def down(
     x: Tensor,  # float64, any shape
 ) -> Tensor:
     """The mirror image of `up`: a lower bound on the exact result that was rounded to x."""
-    return x - (x.abs() * (4 * UNIT) + _SLACK)
+    return torch.sub(x, x.abs(), alpha=4 * UNIT).sub_(_SLACK)
 
 
 def gamma(k: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ from equicert.enclosures import Enclosure
 from equicert.errors import InputError, ModelError
 from equicert.operators import Dense, Operator
 from equicert.policies import failure
-from equicert.problems import EmbeddedProblem, StateProblem, drive_error
+from equicert.problems import Drive, PrimalProblem, Sweep, drive_error
 from equicert.rounding import down, up
 from equicert.solution import Solution
 from equicert.solvers import Picard, Solver, advice, solve
@@ -162,30 +163,29 @@ class StoredNetwork:
     def state_problem(
         self,
         x: Tensor,  # (batch, r)
-    ) -> StateProblem:
+    ) -> PrimalProblem:
         """The equation of z for each row x."""
         x = self.check_inputs(x)
-        u = self.U.apply(x) + self.b
-        error = drive_error(self.U, x.abs(), self.b)
-        return StateProblem(
-            self.off_diagonal.A, self.diagonal, u, error, self.activation, self.contraction
-        )
+        drive = Drive(self.U.affine(x, self.b))
+        return self._problem(Sweep(self.off_diagonal.A), drive, lambda: self._input_error(x))
 
     def embedded_problem(
         self,
         low: Tensor,  # (batch, n)
         high: Tensor,  # (batch, n)
-    ) -> EmbeddedProblem:
+    ) -> PrimalProblem:
         """The embedded network (6) of [J22] for `U x + b` in [low, high]."""
-        return EmbeddedProblem(
-            self.off_diagonal.A,
-            self.off_diagonal.magnitude,
-            self.diagonal,
-            torch.cat([low, high], -1),
-            torch.zeros(low.shape[0], 2 * self.states, dtype=low.dtype, device=low.device),
-            self.activation,
-            self.contraction,
+        drive = Drive(0.5 * (low + high), 0.5 * (high - low))
+        sweep = Sweep(self.off_diagonal.A, self.off_diagonal.magnitude)
+        return self._problem(sweep, drive, lambda: low.new_zeros(len(low), 2 * self.states))
+
+    def _problem(self, sweep: Sweep, drive: Drive, u_error: Callable[[], Tensor]) -> PrimalProblem:
+        return PrimalProblem(
+            sweep, self.diagonal, drive, u_error, self.activation, self.contraction
         )
+
+    def _input_error(self, x: Tensor) -> Tensor:  # (batch, n)
+        return drive_error(self.U, x.abs(), self.b)
 
     def solve(
         self,

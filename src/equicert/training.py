@@ -39,7 +39,7 @@ CHECKPOINT: Final = "checkpoint.pt"
 # Settings are words outside and values inside.
 _DTYPES: Final = {"float32": torch.float32, "float64": torch.float64}
 _SOLVERS: Final = {"picard": Picard(), "average": Average()}
-_SOLVES: Final = ("forward", "embedded", "adjoint")
+_SOLVES: Final = ("forward", "embedded", "joint", "adjoint")
 
 
 class DivergedError(EquicertError):
@@ -118,7 +118,9 @@ class Trainer:
         self._policy = WarnAndCount() if config.on_unconverged == "warn" else Raise()
         self._tally = Tally(self._policy)
         self.network = _initial_network(data, config, self._tally).to(device, dtype)
-        self._optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        self._optimiser = torch.optim.Adam(
+            self.network.parameters(), lr=config.learning_rate, fused=True
+        )
 
     def run(self) -> Trained:
         """Train to the end and write the model.

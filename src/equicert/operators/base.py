@@ -31,6 +31,15 @@ class Operator(ABC):
     ) -> Tensor:  # (batch, n)
         """`A v` for each row v, by plain inner products of at most `terms` terms."""
 
+    def affine(
+        self,
+        v: Tensor,  # (batch, m)
+        u: Tensor,  # (batch, n) or (n,)
+        factor: float = 1.0,
+    ) -> Tensor:  # (batch, n)
+        """`factor A v + u`, a tensor of its own."""
+        return factor * self.apply(v) + u
+
     @abstractmethod
     def transpose(self) -> Operator:
         """`A^T`."""
@@ -42,6 +51,10 @@ class Operator(ABC):
     @abstractmethod
     def off_diagonal(self) -> Operator:
         """A without its diagonal (square operators)."""
+
+    @abstractmethod
+    def majorant(self) -> Operator:
+        """The Metzler majorant: off-diagonal entries in absolute value (square operators)."""
 
     @abstractmethod
     def diagonal(self) -> Tensor:  # (n,)

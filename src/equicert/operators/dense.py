@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from equicert.norms import metzler_majorant
 from equicert.operators.base import Operator
 
 
@@ -30,6 +31,14 @@ class Dense(Operator):
     ) -> Tensor:  # (batch, n)
         return v @ self.A.mT
 
+    def affine(
+        self,
+        v: Tensor,  # (batch, m)
+        u: Tensor,  # (batch, n) or (n,)
+        factor: float = 1.0,
+    ) -> Tensor:  # (batch, n)
+        return torch.addmm(u, v, self.A.mT, alpha=factor)
+
     def transpose(self) -> Dense:
         return Dense(self.A.mT)
 
@@ -37,8 +46,10 @@ class Dense(Operator):
         return Dense(fn(self.A))
 
     def off_diagonal(self) -> Dense:
-        diagonal = torch.eye(len(self.A), dtype=torch.bool, device=self.A.device)
-        return Dense(self.A.masked_fill(diagonal, 0))
+        return Dense(self.A.clone().fill_diagonal_(0))
+
+    def majorant(self) -> Dense:
+        return Dense(metzler_majorant(self.A))
 
     def diagonal(self) -> Tensor:  # (n,)
         return self.A.diagonal()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from equicert.errors import ConfigError
-from equicert.problems import Problem
-from equicert.solvers.base import Solver, reducible
+from equicert.problems import Problem, resolution
+from equicert.solvers.base import Solver
 
 
 @final
@@ -27,7 +28,7 @@ class Average(Solver):
     alpha: float | None = None
 
     def _alpha(self, problem: Problem) -> float:
-        largest = 1 / (1 - min(float(problem.diagonal.min()), 0.0))
+        largest = problem.largest_step
         if self.alpha is None:
             return largest
         if not 0 < self.alpha <= largest:
@@ -44,7 +45,14 @@ class Average(Solver):
     ) -> tuple[Tensor, Tensor]:
         alpha = self._alpha(problem)
         residual = problem.full(z) - z
-        return z + alpha * residual, problem.full_error_bound(reducible(residual, z))
+        return torch.add(z, residual, alpha=alpha), problem.full_error_bound(residual)
+
+    def resolution(
+        self,
+        problem: Problem,
+        z: Tensor,  # (batch, m)
+    ) -> Tensor:  # (batch,)
+        return problem.full_error_bound(resolution(z))
 
     def rounding(
         self,

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from equicert.errors import ConfigError
-from equicert.problems import RESOLUTION, Problem
+from equicert.problems import Problem
 from equicert.solution import Solution
+
+_ALLOWANCE_EVERY = 8  # steps: what stalls on the resolution of z wastes at most so many
 
 
 class Solver(ABC):
@@ -23,6 +25,17 @@ class Solver(ABC):
         z: Tensor,  # (batch, m)
     ) -> tuple[Tensor, Tensor]:
         """(next iterate (batch, m), bound on its sup-norm error (batch,)), rounding aside."""
+
+    @abstractmethod
+    def resolution(
+        self,
+        problem: Problem,
+        z: Tensor,  # (batch, m)
+    ) -> Tensor:  # (batch,)
+        """The part of the bound that iterating cannot reduce: z changes by units in its last place.
+
+        `rounding` must cover it, since what is left of the bound is compared with the tolerance.
+        """
 
     @abstractmethod
     def rounding(
@@ -58,35 +71,58 @@ def solve(
     if max_steps < 1:
         raise ConfigError(f"max_steps must be at least 1, got {max_steps}")
     z = problem.start() if start is None else start
-    batch = z.shape[0]
-    done = torch.zeros(batch, dtype=torch.bool, device=z.device)
-    steps = torch.zeros(batch, dtype=torch.int64, device=z.device)
-    radius = torch.full((batch,), torch.inf, dtype=z.dtype, device=z.device)
-    residual = radius.clone()
-    for k in range(max_steps if batch else 0):
+    allowance, outcome = None, _Outcome(z, tolerance)
+    for k in range(1, max_steps + 1 if len(z) else 1):
         following, bound = solver.step(problem, z)
-        change = (following - z).abs().amax(-1)
-        if k == 0:
-            z, radius, residual = following, bound, change
-        else:
-            z = torch.where(done[:, None], z, following)
-            radius = torch.where(done, radius, bound)
-            residual = torch.where(done, residual, change)
-        steps += ~done
-        done = done | (radius <= tolerance)
-        if bool((done | radius.isnan()).all()):
+        if k % _ALLOWANCE_EVERY == 0:
+            allowance = solver.resolution(problem, following)
+        if allowance is not None:
+            bound = (bound - allowance).clamp_(min=0)
+        z = outcome.freeze(z, following, bound, k)
+        if outcome.finished:
             break
-    rounding = solver.rounding(problem, z)
-    slack = 1 + 16 * torch.finfo(z.dtype).eps  # for the arithmetic of the bound itself
-    return Solution(z, residual, (radius + rounding) * slack, steps, done)
+    return Solution(
+        z,
+        outcome.bound,
+        outcome.steps,
+        outcome.bound <= tolerance,
+        lambda: solver.step(problem, z)[0] - z,
+        lambda: solver.rounding(problem, z),
+    )
 
 
-def reducible(
-    residual: Tensor,  # (batch, m)
-    z: Tensor,  # (batch, m)
-) -> Tensor:  # (batch, m)
-    """What further iteration can take off `|residual|`: all but the resolution of z itself."""
-    return (residual.abs() - RESOLUTION * torch.finfo(z.dtype).eps * z.abs()).clamp(min=0)
+class _Outcome:
+    """The bookkeeping of a solve, cheap as long as no sample has finished."""
+
+    def __init__(self, z: Tensor, tolerance: float) -> None:
+        self.tolerance = tolerance
+        self.bound = z.new_full((len(z),), torch.inf)
+        self.steps = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        self.finished = False
+        self._going: Tensor | None = None  # None as long as all do
+
+    def freeze(
+        self,
+        z: Tensor,  # (batch, m)
+        following: Tensor,  # (batch, m)
+        bound: Tensor,  # (batch,) of following
+        k: int,
+    ) -> Tensor:  # (batch, m)
+        """The iterate after k steps; samples that finished before keep theirs."""
+        unfinished = bound > self.tolerance  # false for NaN, too
+        if self._going is None:
+            self.bound = bound
+            self.steps.fill_(k)
+            if not bool(unfinished.all()):
+                self._going = unfinished
+                self.finished = not bool(unfinished.any())
+            return following
+        self.bound = torch.where(self._going, bound, self.bound)
+        self.steps += self._going
+        z = torch.where(self._going[:, None], following, z)
+        self._going = self._going & unfinished
+        self.finished = not bool(self._going.any())
+        return z
 
 
 def advice(problem: Problem, solver: Solver, solution: Solution, tolerance: float) -> str:

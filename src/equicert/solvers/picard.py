@@ -7,8 +7,8 @@ from typing import final
 
 from torch import Tensor
 
-from equicert.problems import Problem
-from equicert.solvers.base import Solver, reducible
+from equicert.problems import Problem, resolution
+from equicert.solvers.base import Solver
 
 
 @final
@@ -25,7 +25,14 @@ class Picard(Solver):
         z: Tensor,  # (batch, m)
     ) -> tuple[Tensor, Tensor]:
         following = problem.eliminated(z)
-        return following, problem.error_bound(reducible(following - z, z))
+        return following, problem.error_bound(following - z)
+
+    def resolution(
+        self,
+        problem: Problem,
+        z: Tensor,  # (batch, m)
+    ) -> Tensor:  # (batch,)
+        return problem.error_bound(resolution(z))
 
     def rounding(
         self,

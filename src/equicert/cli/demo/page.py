@@ -215,8 +215,9 @@ def _training(picture: tuple[bytes, bytes]) -> Picture:
         *picture,
         "Losses, test accuracies and solver steps by epoch",
         "The loss (11) weighs the loss at the images against the worst case over their boxes. In"
-        " the shaded epochs the radius and that weight κ rise from 0. State, embedded and adjoint"
-        " are the equations of prediction, of the interval bounds and of the gradient.",
+        " the shaded epochs the radius and that weight κ rise from 0. Steps"
+        " are those of the state alone, of the state with the interval bounds, and of the"
+        " gradient's adjoint equation.",
     )
 
 

@@ -1,0 +1,80 @@
+"""The adjoint equation: what implicit differentiation solves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+
+from equicert.contraction import Contraction
+from equicert.problems.base import Problem, rounding_of, tile
+from equicert.problems.sweep import Drive, Sweep
+
+
+@final
+@dataclass(frozen=True)
+class AdjointProblem(Problem):
+    """The adjoint `v = g + W^T D v` of either equation, D the slopes of phi at its solution.
+
+    Eliminated: `v = (g + W_off^T D v) / (1 - W_ii D)`, the same unknown. In `y = (1 - W_ii D) v` it
+    contracts in the dual norm: `sum_i g_i |e_i| <= sum_i eta_i |residual_i|`, g the gaps. For a
+    pair (lo, hi) the transposed products act on sums and differences.
+    """
+
+    sweep: Sweep  # the transposed one
+    diagonal: Tensor
+    g: Tensor  # (batch, m) cotangent of z
+    slope: Tensor  # (batch, m)
+    contraction: Contraction
+
+    @cached_property
+    def _drive(self) -> Drive:
+        return self.sweep.split(self.g)
+
+    @cached_property
+    def _own(self) -> Tensor:
+        """`W_ii D`, (batch, m)."""
+        return tile(self.diagonal, self.g) * self.slope
+
+    @cached_property
+    def _scale(self) -> Tensor:
+        """`1 - W_ii D`, (batch, m)."""
+        return 1 - self._own
+
+    @cached_property
+    def _inverse(self) -> Tensor:
+        return self._scale.reciprocal()
+
+    @cached_property
+    def _weights(self) -> Tensor:
+        """(batch, m) what multiplies a residual in `error_bound`."""
+        eta, gaps = tile(self.contraction.eta, self.g), tile(self.contraction.gaps, self.g)
+        return eta * self._scale / (gaps * self._scale).amin(-1, keepdim=True)
+
+    def full(self, z: Tensor) -> Tensor:
+        return self.sweep(self.slope * z, self._drive).addcmul_(self._own, z)
+
+    def eliminated(self, z: Tensor) -> Tensor:
+        return self.sweep(self.slope * z, self._drive).mul_(self._inverse)
+
+    def error_bound(self, residual: Tensor) -> Tensor:
+        return residual.abs().mul_(self._weights).sum(-1)
+
+    def full_error_bound(self, residual: Tensor) -> Tensor:
+        eta = tile(self.contraction.eta, self.g)
+        distance = residual.abs().mul_(eta).sum(-1) / self.contraction.gap
+        return distance / float(self.contraction.eta.amin())
+
+    def evaluation_error(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        unit = torch.finfo(z.dtype).eps
+        size = (self.slope * z).abs().reshape(-1, len(self.diagonal))
+        column = 2 * self.sweep.absolute.apply(size).reshape(z.shape)
+        error = (self.sweep.off.terms + 8) * unit * (column + self._drive.magnitude())
+        value = rounding_of(z, self.sweep.off.terms)
+        return (error + value) / self._scale + value, error + value * (1 + self._own.abs())
+
+    def start(self) -> Tensor:
+        return self.g * self._inverse

@@ -1,0 +1,118 @@
+"""How the products with W act on the rows of a problem: a state, a pair of bounds, or both.
+
+A row of m numbers consists of blocks of n: `z`, or `(lo, hi)`, or `(z, lo, hi)`. A pair is
+multiplied in centre-radius form, `W_off c -+ |W_off| rho` with c = (lo + hi)/2, rho = (hi - lo)/2:
+two products where the two lines of the embedded network (6) of [J22] take four (derived here). A
+state that comes along shares the product of the centres.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from equicert.operators import Operator
+
+
+class Drive(NamedTuple):
+    """What is added to the products.
+
+    Attributes:
+        centre: (batch, n) of a state or of a pair, (batch, 2n) of a state and a pair.
+        radius: (batch, n) of the pair; None where there is none.
+    """
+
+    centre: Tensor
+    radius: Tensor | None = None
+
+    def rows(self) -> Tensor:  # (batch, m)
+        """`centre`, or `(centre - radius, centre + radius)`, behind the state if there is one."""
+        return self.centre if self.radius is None else _rows(self.centre, self.radius)
+
+    def magnitude(self) -> Tensor:  # (batch, m)
+        """Per entry of a row, a bound on what is added: `|centre| + |radius|` for a pair."""
+        if self.radius is None:
+            return self.centre.abs()
+        n = self.radius.shape[-1]
+        state, centre = self.centre[:, :-n].abs(), self.centre[:, -n:].abs()
+        pair = centre + self.radius.abs()
+        return torch.cat([state, pair, pair], -1)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """`z -> W_off z + drive` on rows; without `magnitude`, rows are states.
+
+    The adjoint sweep is that of the transposed operators.
+    """
+
+    off: Operator  # W_off (n, n)
+    magnitude: Operator | None = None  # |W_off|
+
+    def __call__(
+        self,
+        z: Tensor,  # (batch, m)
+        drive: Drive,
+    ) -> Tensor:  # (batch, m), a tensor of its own
+        if self.magnitude is None or drive.radius is None:
+            return self.off.affine(z, drive.centre)
+        n = drive.radius.shape[-1]
+        doubled, width = centres_and_widths(z, n)
+        centre = self.off.affine(doubled.view(-1, n), drive.centre.view(-1, n), 0.5)
+        radius = self.magnitude.affine(width, drive.radius, 0.5)
+        return _rows(centre.view(drive.centre.shape), radius)
+
+    def split(
+        self,
+        u: Tensor,  # (batch, m)
+    ) -> Drive:
+        """The drive whose `rows()` are u, to rounding."""
+        if self.magnitude is None:
+            return Drive(u)
+        doubled, width = centres_and_widths(u, self.off.shape[0])
+        return Drive(0.5 * doubled, 0.5 * width)
+
+    @cached_property
+    def transposed(self) -> Sweep:
+        """The sweep of the adjoint equation."""
+        magnitude = None if self.magnitude is None else self.magnitude.transpose()
+        return Sweep(self.off.transpose(), magnitude)
+
+    @cached_property
+    def absolute(self) -> Operator:
+        """`|W_off|`."""
+        return self.off.absolute() if self.magnitude is None else self.magnitude
+
+
+def centres_and_widths(
+    z: Tensor,  # (batch, 2n) or (batch, 3n)
+    n: int,
+) -> tuple[Tensor, Tensor]:  # (batch, n) or (batch, 2n), and (batch, n)
+    """`(lo + hi, hi - lo)` of the pairs; the former behind `2 z` if the rows hold a state, too."""
+    *state, lo, hi = z.split(n, -1)
+    if not state:
+        return lo + hi, hi - lo
+    doubled = z.new_empty(len(z), 2 * n)
+    front, back = doubled.split(n, -1)
+    torch.add(state[0], state[0], out=front)
+    torch.add(lo, hi, out=back)
+    return doubled, hi - lo
+
+
+def _rows(
+    centre: Tensor,  # (batch, n) or (batch, 2n)
+    radius: Tensor,  # (batch, n)
+) -> Tensor:  # (batch, 2n) or (batch, 3n)
+    n = radius.shape[-1]
+    rows = centre.new_empty(len(centre), centre.shape[-1] + n)
+    *front, low, high = rows.split(n, -1)
+    if front:
+        state, centre = centre.split(n, -1)
+        front[0].copy_(state)
+    torch.sub(centre, radius, out=low)
+    torch.add(centre, radius, out=high)
+    return rows
