@@ -153,6 +153,8 @@ class _OnUnitCube:
         self.low = torch.maximum(target.low, target.box.lo.amin(0) - room)
         self.high = torch.minimum(target.high, target.box.hi.amax(0) + room)
         self.width = float((self.high - self.low).amax()) or 1.0
+        size = max(float(part.abs().amax()) for part in (target.network.C, target.network.c))
+        self.unit = size / min(max(size, 2.0**-32), 2.0**32) or 1.0  # 1 for all but extreme outputs
         self.solves = 0
 
     def __call__(
@@ -160,11 +162,11 @@ class _OnUnitCube:
         images: Tensor,  # (batch, 1, h, w) float32
     ) -> Tensor:  # (batch, q) float32
         """The outputs less the greatest: no loss sees the difference, and float32 loses little."""
-        # FAB divides by a gradient that may be zero; what follows stays within the sample's row.
+        # A division by a gradient of zero makes FAB's next point NaN; that stays within its row.
         images = torch.where(images.isfinite(), images, 0.5)
         self.solves += len(images)
         y = self.network(self.point(images))
-        return (y - y.detach().amax(1, keepdim=True)).to(torch.float32)
+        return ((y - y.detach().amax(1, keepdim=True)) / self.unit).to(torch.float32)
 
     def image(
         self,
