@@ -1,9 +1,11 @@
 """Attacks: what they call broken is broken in exact arithmetic, and they are not weak."""
 
 import itertools
+import random
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import exact
-from equicert.attacks import FGSM, PGD, Attack, AttackResult
+from equicert.attacks import FGSM, PGD, Attack, AttackResult, AutoAttack
 from equicert.boxes import Box, Domain
 from equicert.errors import ConfigError, InputError, NotContractingError, NotConvergedError
 from equicert.stored import StoredNetwork
@@ -28,7 +30,12 @@ from networks import (
     random_network,
 )
 
-ATTACKS: list[Attack] = [FGSM(), PGD(steps=6), PGD(steps=3, step_size=0.03, restarts=3, seed=5)]
+INDEPENDENT: list[Attack] = [  # of who shares the batch
+    FGSM(),
+    PGD(steps=6),
+    PGD(steps=3, step_size=0.03, restarts=3, seed=5),
+]
+ATTACKS: list[Attack] = [*INDEPENDENT, AutoAttack(iterations=4, queries=20, seed=2)]
 
 
 def stored(network: Network) -> StoredNetwork:
@@ -104,7 +111,7 @@ def test_broken_is_the_exact_truth(network: Network, seed: int, eps: float, atta
         assert_in_exact_box(result.adversarial[row], x[row], eps)
 
 
-@pytest.mark.parametrize("attack", ATTACKS[:2], ids=repr)
+@pytest.mark.parametrize("attack", [*ATTACKS[:2], ATTACKS[-1]], ids=repr)
 @pytest.mark.parametrize("name", [name for name in CONTRACTING if name != "gamma near 1"])
 def test_awkward_networks(name: str, attack: Attack) -> None:
     network = stored(CONTRACTING[name])
@@ -143,13 +150,14 @@ def test_worst_case_bounds_every_attack_and_pgd_comes_close() -> None:
         box = Box.around(x, 0.25)
         margin, offset = C[label] - C[1 - label], c[label] - c[1 - label]
         [(worst, _)] = exact.exact_range(W, U, b, [margin], [offset], box.lo[0], box.hi[0])
-        for attack in (FGSM(), PGD(steps=15, restarts=4)):
+        for attack in (FGSM(), PGD(steps=15, restarts=4), AutoAttack(iterations=15, queries=50)):
             result = attack.run(network, x, label, 0.25)
             assert float(result.margin) >= float(worst) - 1e-8
             if worst > 0:
                 assert result.status == ("unbroken",)
             if isinstance(attack, PGD):
                 reached += float(result.margin) <= float(worst) + 1e-6 or worst < 0
+            if not isinstance(attack, FGSM):
                 assert (result.status == ("broken",)) == (worst < 0)
     assert reached == 6
 
@@ -273,7 +281,7 @@ def test_random_starts() -> None:
 # --- who shares the batch, and what is left alone ------------------------------------------------
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+@pytest.mark.parametrize("attack", INDEPENDENT, ids=repr)
 def test_batch_mates_do_not_matter(attack: Attack) -> None:
     network, x, labels = problem(seed=7, samples=24)
     labels[5] = (labels[5] + 1) % 4  # a misclassified one among them
@@ -343,12 +351,21 @@ def test_domain_per_input() -> None:
     assert found.max() > 1
 
 
-def test_nothing_else_is_touched() -> None:
+@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+def test_nothing_else_is_touched(
+    attack: Attack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     network, x, labels = problem(seed=13)
     before, state = x.clone(), torch.get_rng_state()
     numbers: Any = np.random.get_state()  # noqa: NPY002 - the shared source
+    plain, trace = random.getstate(), sys.gettrace()
     with torch.no_grad():  # gradients are taken all the same
-        result = PGD().run(network, x.requires_grad_(), labels, 0.2)
+        result = attack.run(network, x.requires_grad_(), labels, 0.2)
     assert broken(result)
     assert torch.equal(x, before)
     assert x.grad is None
@@ -356,19 +373,28 @@ def test_nothing_else_is_touched() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     after: Any = np.random.get_state()  # noqa: NPY002
     assert np.array_equal(after[1], numbers[1])
+    assert random.getstate() == plain
+    assert sys.gettrace() is trace
+    assert torch.get_default_dtype() == torch.float64
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
 
 
-def test_empty_batch_and_single_precision() -> None:
+@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+def test_empty_batch_and_single_precision(attack: Attack) -> None:
     network, x, labels = problem(seed=14)
-    result = PGD().run(network, x[:0], labels[:0], 0.1)
+    result = attack.run(network, x[:0], labels[:0], 0.1)
     assert (result.status, result.adversarial.shape) == ((), (0, 6))
-    single = FGSM().run(network, x.float(), labels, 0.1)
-    double = FGSM().run(network, x.float().double(), labels, 0.1)
+    single = attack.run(network, x.float(), labels, 0.1)
+    double = attack.run(network, x.float().double(), labels, 0.1)
     assert torch.equal(single.adversarial, double.adversarial)
 
 
 def test_import_is_light() -> None:
-    script = "import sys, equicert.attacks; sys.exit('foolbox' in sys.modules)"
+    script = (
+        "import sys, equicert.attacks; sys.exit(bool({'foolbox', 'pyautoattack'} & {*sys.modules}))"
+    )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
@@ -391,11 +417,12 @@ def test_import_is_light() -> None:
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_bad_input(change: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize("attack", [PGD(), AutoAttack()], ids=repr)
+def test_bad_input(attack: Attack, change: dict[str, Any], message: str) -> None:
     network, x, labels = problem(seed=15)
     arguments: dict[str, Any] = {"x": x, "labels": labels, "eps": 0.1, "domain": (0.0, 1.0)}
     with pytest.raises(InputError, match=message):
-        PGD().run(network, **(arguments | change))
+        attack.run(network, **(arguments | change))
 
 
 @pytest.mark.parametrize("name", NOT_CONTRACTING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import equicert
+from equicert.attacks import AutoAttack
 from equicert.cli import main
 from equicert.models import save_model
 from equicert.stored import StoredNetwork
@@ -131,10 +133,17 @@ def test_radius_gives_the_whole_curve(here: Path) -> None:
     assert shares == sorted(shares, reverse=True)
 
 
-def test_attack_never_breaks_a_certified_sample(here: Path) -> None:
-    common = ["net.npz", "--data", "data.npz", "--eps", "0.1"]
+@pytest.mark.parametrize(
+    "words", ["--steps 10 --restarts 2", "--attack fgsm", "--attack autoattack --seed 3"]
+)
+def test_attack_never_breaks_a_certified_sample(
+    words: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = functools.partial(AutoAttack, iterations=10, queries=20)
+    monkeypatch.setattr("equicert.attacks.AutoAttack", short)
+    common = ["net.npz", "--data", "data.npz", "--eps", "0.1", "--limit", "12"]
     assert run("certify", *common, "--out", "v") == 0
-    assert run("attack", *common, "--steps", "10", "--restarts", "2", "--out", "a") == 0
+    assert run("attack", *common, *words.split(), "--out", "a") == 0
     proved = [json.loads(s) for s in (here / "v/verdicts.jsonl").read_text().splitlines()]
     attacked = [json.loads(s) for s in (here / "a/verdicts.jsonl").read_text().splitlines()]
     for verdict, attack in zip(proved, attacked, strict=True):
@@ -339,6 +348,31 @@ BAD_INPUT: dict[str, tuple[Callable[[], None], str, str]] = {
         _nothing,
         "attack net.npz --data data.npz --steps 0 --out v",
         "steps",
+    ),
+    "steps of autoattack": (
+        _nothing,
+        "attack net.npz --data data.npz --attack autoattack --steps 10 --out v",
+        "--steps is not a setting of autoattack, which takes --seed;",
+    ),
+    "step size of autoattack": (
+        _nothing,
+        "attack net.npz --data data.npz --attack autoattack --step-size 0.1 --out v",
+        "--step_size is not a setting of autoattack",
+    ),
+    "restarts of autoattack": (
+        _nothing,
+        "attack net.npz --data data.npz --attack autoattack --restarts 2 --out v",
+        "--restarts is not a setting of autoattack",
+    ),
+    "seed of fgsm": (
+        _nothing,
+        "attack net.npz --data data.npz --attack fgsm --seed 1 --out v",
+        "--seed is not a setting of fgsm, which takes none",
+    ),
+    "no such attack": (
+        _nothing,
+        "attack net.npz --data data.npz --attack cw --out v",
+        "['pgd', 'fgsm', 'autoattack'], got cw",
     ),
 }
 

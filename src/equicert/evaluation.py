@@ -133,7 +133,7 @@ class AttackRun:
 
     @property
     def name(self) -> str:
-        """Of the attack: "fgsm", "pgd"."""
+        """Of the attack: "fgsm", "pgd", "autoattack"."""
         return type(self.attack).__name__.lower()
 
     def check(self, samples: Samples) -> None:

@@ -18,9 +18,13 @@ from equicert.errors import InputError
 from equicert.schedules import TrainConfig
 
 if TYPE_CHECKING:
+    from equicert.attacks import Attack
     from equicert.boxes import Box, Domain
     from equicert.data import DataSet
     from equicert.stored import StoredNetwork
+
+
+_PGD_SETTINGS = ("steps", "step_size", "restarts", "seed")
 
 
 def run_train(settings: dict[str, Any], *, quiet: bool) -> None:
@@ -78,12 +82,27 @@ def run_certify(
 
 def run_attack(options: AttackOptions, model: str, *, quiet: bool, resume: bool) -> None:
     """`equicert attack`."""
-    from equicert.attacks import FGSM, PGD
     from equicert.evaluation import AttackRun
 
-    pgd = PGD(options.steps, options.step_size, options.restarts, options.seed)
-    attack = FGSM() if options.attack == "fgsm" else pgd
-    _evaluate(AttackRun(attack, options.eps), options, model, quiet, resume)
+    _evaluate(AttackRun(_attack(options), options.eps), options, model, quiet, resume)
+
+
+def _attack(options: AttackOptions) -> Attack:
+    """The attack; a setting of another one is refused, for it would be ignored."""
+    from equicert.attacks import FGSM, PGD, AutoAttack
+
+    used = {"fgsm": (), "pgd": _PGD_SETTINGS, "autoattack": ("seed",)}[options.attack]
+    default = {field.name: field.default for field in dataclasses.fields(AttackOptions)}
+    for name in _PGD_SETTINGS:
+        if name not in used and getattr(options, name) != default[name]:
+            takes = ", ".join(f"--{key}" for key in used) or "none of pgd's settings"
+            raise InputError(
+                f"--{name} is not a setting of {options.attack}, which takes {takes}; leave it out"
+            )
+    if options.attack == "autoattack":
+        return AutoAttack(seed=options.seed)
+    pgd = PGD(*(getattr(options, name) for name in _PGD_SETTINGS))
+    return FGSM() if options.attack == "fgsm" else pgd
 
 
 def run_bound(options: BoundOptions, model: str, *, quiet: bool, json: bool) -> None:

@@ -34,7 +34,8 @@ _HELP = {
     " weights, 'unknown' says why it is not.",
     "bound": "Enclose the outputs and the state of the network over boxes of inputs, rounded"
     " outwards, and show what proves it. No labels are needed.",
-    "attack": "Search each sample's box for an input that changes its label (FGSM, PGD).",
+    "attack": "Search each sample's box for an input that changes its label (FGSM, PGD,"
+    " AutoAttack).",
     "inspect": "Shapes, activation, matrix measures, the conditions of well-posedness that hold,"
     " and the Lipschitz bounds that apply.",
     "demo": "Train on handwritten digits, certify, attack, and write figures and a report.",

@@ -65,11 +65,12 @@ class AttackOptions:
     Args:
         data: digits, mnist, or an .npz file with x_test and y_test.
         eps: radius of the box about each sample, sup-norm, in the units of the data.
-        attack: fgsm (one step) or pgd (projected gradient descent).
+        attack: fgsm (one step), pgd (projected gradient descent), or autoattack (APGD-CE, APGD-T,
+            FAB-T and Square in their standard version; without APGD-T below 4 classes).
         steps: steps of pgd.
         step_size: step of pgd; default 2.5 eps / steps.
         restarts: random starts of pgd.
-        seed: seed of the random starts.
+        seed: seed of the random starts of pgd, and of autoattack.
         domain: 'lo,hi' or 'none'; default the data set's own.
         limit: only the first so many test samples.
         batch_size: samples at a time.
@@ -81,7 +82,7 @@ class AttackOptions:
 
     data: str
     eps: float = 0.1
-    attack: Literal["pgd", "fgsm"] = "pgd"
+    attack: Literal["pgd", "fgsm", "autoattack"] = "pgd"
     steps: int = 40
     step_size: float | None = None
     restarts: int = 1
