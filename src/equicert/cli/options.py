@@ -155,7 +155,7 @@ class ReproduceOptions:
         seeds: number of training runs a model, with seeds 0, 1, ...; default 3, quick 1.
         epochs: of each training run; default 40, quick 10.
         eps_max: the largest radius of the grid, at least 0.1.
-        limit: only the first so many test samples; default all, quick 2000.
+        limit: only the first so many test samples; default all, quick 1000.
         threads: CPU threads; default torch's choice.
         data_dir: where mnist/ lies; default $EQUICERT_DATA_DIR, then the cache.
     """

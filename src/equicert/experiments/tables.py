@@ -68,13 +68,14 @@ def conditions(study: Figure2, data: str, models: Sequence[Measured]) -> str:
     """What the numbers are of: data, samples, seeds, attack, clipping, spread."""
     first = models[0].main.first
     few = f"elsewhere the first {_count(first)}" if first < models[0].samples else "elsewhere too"
+    starts = _counted(study.pgd.restarts, "random start")
     return (
         f"Data {data}, {_count(models[0].samples)} test images, {_seeds(study)}; training for"
-        f" {study.config.epochs} epochs. Boxes are clipped to the data's domain unless said"
-        f" otherwise. PGD takes {study.pgd.steps} steps from {study.pgd.restarts} random start(s)"
-        f" and attacks all images at eps = {study.eps:g}, {few}. Accuracies are shares of all these"
-        " images, mean over seeds ± sample standard deviation [least, greatest]. Published values"
-        f" are means on MNIST at eps = {FIGURE2_EPS:g}."
+        f" {_counted(study.config.epochs, 'epoch')}. Boxes are clipped to the data's domain unless"
+        f" said otherwise. PGD takes {study.pgd.steps} steps from {starts} and attacks all images"
+        f" at eps = {study.eps:g}, {few}. Accuracies are shares of all these images, mean over"
+        " seeds ± sample standard deviation [least, greatest]. Published values are means on MNIST"
+        f" at eps = {FIGURE2_EPS:g}."
     )
 
 
@@ -96,11 +97,12 @@ def page(
     """The text of results.md; `record` is what results.json holds."""
     machine = record["machine"]
     times = (
-        f"Times are of {machine['processor']}, {machine['threads']} thread(s); an epoch's is the"
-        " median over epochs and includes its accuracies on test samples."
+        f"Times are of {machine['processor']}, {_counted(machine['threads'], 'thread')}; an epoch's"
+        " is the median over epochs and includes its accuracies on test samples."
     )
     rows = [row for name in MODELS for row in _by_radius(models, name)]
-    header = ("model", "eps", "certified", "PGD", "images attacked", "certified among the first")
+    first = f"certified, first {_count(models[0].main.first)} images"
+    header = ("model", "eps", "certified", "unbroken by PGD", "images attacked", first)
     return "\n".join(
         [
             "# Figure 2 of [J22]: certified and attacked, by radius",
@@ -163,6 +165,10 @@ def _shares(found: Spread) -> str:
 
 def _share(value: float) -> str:
     return percent(value, 2)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _count(number: int) -> str:
