@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from command import run
 from equicert.attacks import PGD
-from equicert.cli import main
 from equicert.data import DataSet, load_data
 from equicert.errors import ConfigError, OutputError
 from equicert.experiments import measurements, tables
@@ -367,14 +367,6 @@ def here(blobs: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 WORDS = ["reproduce", "figure2", "--data", "blobs.npz", "--out", "f", "--quick", "--epochs", "1"]
-
-
-def run(*words: str) -> int:
-    try:
-        main(list(words))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_command_writes_everything_and_resumes(

@@ -133,11 +133,23 @@ def _diamond(axes: Axes, eps: float, value: float, colour: str, theme: Theme) ->
 
 
 def _legend(colours: dict[str, str], theme: Theme, *, dots: bool, published: bool) -> list[Line2D]:
-    handles = [
-        Line2D([], [], color=colours[name], linestyle=linestyle, linewidth=2, label=label)
-        for name in MODELS
-        for linestyle, label in (("-", f"{name}: certified"), ("--", f"{name}: unbroken by PGD"))
-    ]
+    handles = []
+    for name in MODELS:
+        handles.append(
+            Line2D(
+                [], [], linewidth=2, linestyle="-", label=f"{name}: certified", color=colours[name]
+            )
+        )
+        handles.append(
+            Line2D(
+                [],
+                [],
+                linewidth=2,
+                linestyle="--",
+                label=f"{name}: unbroken by PGD",
+                color=colours[name],
+            )
+        )
     if dots:
         handles.append(_mark("o", 5.0, theme.muted, theme, label="PGD, all images"))
     if published:
