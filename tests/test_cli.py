@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import equicert
+from command import run
 from equicert.attacks import AutoAttack
-from equicert.cli import main
 from equicert.models import save_model
 from equicert.stored import StoredNetwork
 
@@ -54,15 +54,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.savez("net.npz", activation="relu", **network)
     np.savez("data.npz", **data(network))
     return tmp_path
-
-
-def run(*words: str) -> int:
-    """The exit status of `equicert WORDS`."""
-    try:
-        main(list(words))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_certify_writes_a_line_a_sample_and_a_summary(here: Path) -> None:

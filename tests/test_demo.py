@@ -27,6 +27,7 @@ from equicert.cli.demo.replacement import LIST, MAKER, earlier, replacing
 from equicert.cli.options import DemoOptions
 from equicert.data import load_data
 from equicert.errors import ConfigError, OutputError
+from equicert.experiments.verdicts import ContradictionError
 from equicert.models import load_model
 from equicert.runs import read_lines
 from equicert.schedules import TrainConfig
@@ -211,9 +212,7 @@ def test_contradiction_stops_the_demo_and_leaves_the_earlier_one(
         return [line | {"status": "broken"} if attacked else line for line in lines]
 
     monkeypatch.setattr("equicert.cli.demo.study.read_lines", tampered)
-    with pytest.raises(
-        study.ContradictionError, match=r"is certified up to .* but pgd broke it at"
-    ):
+    with pytest.raises(ContradictionError, match=r"is certified up to .* but pgd broke it at"):
         run_demo(DemoOptions(str(out)), quick=True, quiet=True)
     assert tree(out) == before
     assert list(tmp_path.iterdir()) == [out]
@@ -243,7 +242,7 @@ def test_broken_certificate_is_found_at_every_smaller_radius(
         ("attack-pgd", attacked_at): [line(0, status)],
     }
     reached = {"certify-lipschitz": [line(0, "certified", 0.15)]}
-    with pytest.raises(study.ContradictionError, match=r"sample 0 is certified up to eps = 0\.15"):
+    with pytest.raises(ContradictionError, match=r"sample 0 is certified up to eps = 0\.15"):
         study.require_consistent(lines, reached)
 
 

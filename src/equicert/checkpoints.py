@@ -100,7 +100,7 @@ class RunRecord:
 
     def identity(self) -> dict[str, Any]:
         """What a run must share with the one that it resumes. The data's path may change."""
-        data = {"data_digest": self.data.digest, "domain": _describe(self.data.domain)}
+        data = {"data_digest": self.data.digest, "domain": describe_domain(self.data.domain)}
         return self.config.to_mapping() | data
 
     def to_yaml(self, threads: int, model_digest: str | None = None) -> str:
@@ -109,7 +109,7 @@ class RunRecord:
             "spec": self.spec,
             "name": self.data.name,
             "digest": self.data.digest,
-            "domain": _describe(self.data.domain),
+            "domain": describe_domain(self.data.domain),
         }
         record = {
             "config": self.config.to_mapping(),
@@ -167,7 +167,7 @@ def recorded_run(out: str | Path) -> RecordedRun:
     return RecordedRun(TrainConfig.from_mapping(config), spec, domain)
 
 
-def _describe(domain: Domain) -> list[float] | str | None:
+def describe_domain(domain: Domain) -> list[float] | str | None:
     """Two numbers, or the digest of two vectors: short, and different where domains are."""
     if domain is None:
         return None

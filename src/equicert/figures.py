@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 _DPI: Final = 160
-_SMALL: Final = 8.5
+SMALL: Final = 8.5
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def accuracy_figure(
     not broken.
     """
     eps = [row.eps for row in rows]
-    with rc_context(_settings(theme)):
+    with rc_context(style(theme)):
         figure = Figure(figsize=(8.6, 4.5), layout="constrained")
         axes = figure.subplots()
         proved = [row.certified_interval for row in rows]
@@ -121,8 +121,8 @@ def accuracy_figure(
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelspacing=0.9)
-        _title(axes, "What is proved, and what attacks leave standing", subtitle, theme)
-        return _png(figure)
+        put_title(axes, "What is proved, and what attacks leave standing", subtitle, theme)
+        return to_png(figure)
 
 
 def training_figure(
@@ -154,7 +154,7 @@ def training_figure(
             ],
         ),
     ]
-    with rc_context(_settings(theme)):
+    with rc_context(style(theme)):
         figure = Figure(figsize=(8.6, 2.9), layout="constrained")
         for axes, (title, curves) in zip(figure.subplots(1, 3), panels, strict=True):
             axes.axvspan(*ramp, color=theme.muted, alpha=0.14, linewidth=0)
@@ -165,11 +165,11 @@ def training_figure(
             axes.set_xlabel("epoch")
             axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axes.legend(loc="best", fontsize=_SMALL)
+            axes.legend(loc="best", fontsize=SMALL)
             if title == "test accuracy":
                 axes.set_ylim(0, 1)
                 axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-        return _png(figure)
+        return to_png(figure)
 
 
 def gallery_figure(samples: Sequence[Shown], theme: Theme) -> bytes:
@@ -180,21 +180,21 @@ def gallery_figure(samples: Sequence[Shown], theme: Theme) -> bytes:
         "broken": theme.pgd,
         "misclassified": theme.fgsm,
     }
-    with rc_context(_settings(theme)):
+    with rc_context(style(theme)):
         figure = Figure(figsize=(8.6, 3.35), layout="constrained")
         grid = figure.subplots(2, len(samples), squeeze=False)
         for column, shown in enumerate(samples):
             colour = colours[shown.status]
             _image(grid[0, column], shown.image, colour, theme)
             _image(grid[1, column], shown.worst, colour, theme)
-            grid[0, column].set_title(shown.heading, fontsize=_SMALL)
+            grid[0, column].set_title(shown.heading, fontsize=SMALL)
             grid[0, column].set_xlabel(
-                shown.verdict, fontsize=_SMALL, color=colour, fontweight="bold"
+                shown.verdict, fontsize=SMALL, color=colour, fontweight="bold"
             )
-            grid[1, column].set_xlabel(shown.below, fontsize=_SMALL, color=theme.ink)
-        grid[0, 0].set_ylabel("test image", fontsize=_SMALL)
-        grid[1, 0].set_ylabel("worst found", fontsize=_SMALL)
-        return _png(figure)
+            grid[1, column].set_xlabel(shown.below, fontsize=SMALL, color=theme.ink)
+        grid[0, 0].set_ylabel("test image", fontsize=SMALL)
+        grid[1, 0].set_ylabel("worst found", fontsize=SMALL)
+        return to_png(figure)
 
 
 def _line(
@@ -230,12 +230,13 @@ def _mark_radius(axes: Axes, eps: float, height: float, text: str, theme: Theme)
         xytext=(5, 0),
         textcoords="offset points",
         color=theme.muted,
-        fontsize=_SMALL,
+        fontsize=SMALL,
         verticalalignment="center",
     )
 
 
-def _title(axes: Axes, title: str, subtitle: str, theme: Theme) -> None:
+def put_title(axes: Axes, title: str, subtitle: str, theme: Theme) -> None:
+    """A bold title above the axes, and a line below it."""
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=24)
     axes.annotate(
         subtitle,
@@ -258,7 +259,7 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _settings(theme: Theme) -> dict[Any, Any]:
+def style(theme: Theme) -> dict[Any, Any]:
     """Settings of matplotlib for one figure, whatever the user's own are."""
     return {
         "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same on every machine
@@ -285,7 +286,8 @@ def _settings(theme: Theme) -> dict[Any, Any]:
     }
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """The bytes of the PNG file: the same for the same figure."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})

@@ -216,9 +216,9 @@ def inline(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
-def percent(share: float) -> str:
-    """A fraction as per cent, with one digit: "84.0 %"."""
-    return f"{100 * share:.1f} %"
+def percent(share: float, digits: int = 1) -> str:
+    """A fraction as per cent: "84.0 %"."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def _data_uri(png: bytes) -> str:

@@ -1,4 +1,4 @@
-"""The commands `equicert train`, `certify`, `bound`, `attack`, `inspect` and `demo`."""
+"""The commands of `equicert`: train, certify, bound, attack, inspect, reproduce, demo."""
 
 from equicert.cli.main import main
 

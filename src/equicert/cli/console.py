@@ -11,7 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from equicert import training
+from equicert.experiments.progress import Progress as StudyProgress
 from equicert.inspection import Inspection
+from equicert.report import percent
 
 _SHOWN = 20  # rows of a table of intervals
 
@@ -39,15 +41,36 @@ def training_progress(quiet: bool) -> Iterator[training.Progress]:
         yield training.Progress()
         return
     with _bar() as bar:
-        yield _Epochs(bar)
+        yield _Stages(bar)
 
 
-class _Epochs(training.Progress):
+@contextmanager
+def study_progress(quiet: bool) -> Iterator[StudyProgress]:
+    """A bar that names the stage of an experiment and shows how far the stage is."""
+    if quiet:
+        yield StudyProgress()
+        return
+    with _bar() as bar:
+        yield _Stages(bar)
+
+
+class _Stages(StudyProgress):
     def __init__(self, bar: Progress) -> None:
-        self._bar, self._task, self._said = bar, bar.add_task("training", total=None), ""
+        self._bar, self._task = bar, bar.add_task("training", total=None)
+        self._stage, self._said = "", ""
+
+    def stage(self, number: int, count: int, what: str) -> None:
+        text = f"stage {number} of {count}, {what}"
+        self._stage, self._said = f"{text}, ", ""
+        self._bar.update(self._task, completed=0, total=None, description=text)
+        if not self._bar.console.is_terminal:
+            self._bar.console.print(text)
+
+    def samples(self, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total)
 
     def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
-        text = f"epoch {epoch}, loss {loss:.3f}{self._said}"
+        text = f"{self._stage}epoch {epoch}, loss {loss:.3f}{self._said}"
         self._bar.update(self._task, completed=step, total=steps, description=text)
 
     def epoch(self, metrics: dict[str, Any]) -> None:
@@ -64,6 +87,14 @@ def table(title: str, rows: Sequence[tuple[str, Any]]) -> Table:
     made = Table(title=title, show_header=False, title_justify="left")
     for name, value in rows:
         made.add_row(name, value if isinstance(value, str) else show(value))
+    return made
+
+
+def rows_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of texts under a header."""
+    made = Table(*header, title=title, title_justify="left")
+    for row in rows:
+        made.add_row(*row)
     return made
 
 
@@ -126,7 +157,7 @@ def show(value: Any) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.2f} %"
+    return percent(value, 2)
 
 
 def _bar() -> Progress:

@@ -19,7 +19,9 @@ from equicert.cli.options import (
     DataOptions,
     DemoOptions,
     InspectOptions,
+    ReproduceOptions,
 )
+from equicert.cli.reproduce import run_reproduce
 from equicert.errors import EquicertError, InputError, OutputError, nearest
 from equicert.schedules import TrainConfig
 
@@ -38,6 +40,9 @@ _HELP = {
     " AutoAttack).",
     "inspect": "Shapes, activation, matrix measures, the conditions of well-posedness that hold,"
     " and the Lipschitz bounds that apply.",
+    "reproduce": "Reproduce a published experiment: 'figure2' of [J22] trains a robust and a"
+    " non-robust network for each seed, certifies and attacks both over a grid of radii, and sets"
+    " the numbers beside the published ones, in a figure, results.md and results.json.",
     "demo": "Train on handwritten digits, certify, attack, and write figures and a report.",
 }
 
@@ -48,16 +53,17 @@ _OPTIONS: dict[str, list[type[Any]]] = {
     "bound": [BoundOptions],
     "attack": [AttackOptions],
     "inspect": [InspectOptions],
+    "reproduce": [ReproduceOptions],
     "demo": [DemoOptions],
 }
 
 
 _FLAGS = {  # name: (the commands that have it, help)
     "radius": ("certify", "instead of one eps, find each sample's largest certified radius"),
-    "quick": ("demo", "a few epochs and samples only, to see that everything works"),
-    "resume": ("certify attack", "continue the run in OUT"),
+    "quick": ("reproduce demo", "few epochs and samples only, to see that everything works"),
+    "resume": ("certify attack reproduce", "continue the run in OUT"),
     "json": ("bound inspect", "print JSON instead of tables"),
-    "quiet": ("train certify bound attack inspect demo", "no progress and no table"),
+    "quiet": ("train certify bound attack inspect reproduce demo", "no progress and no table"),
 }
 
 
@@ -118,7 +124,9 @@ def _build(argv: list[str]) -> _Parser:
 
 
 def _add_options(parser: _Parser, name: str) -> None:
-    if name not in ("train", "demo"):
+    if name == "reproduce":
+        parser.add_argument("experiment", type=str, help="figure2")
+    elif name not in ("train", "demo"):
         parser.add_argument("model", type=str, help="a .safetensors or .npz file")
     if name != "demo":
         parser.add_argument("--config", action="config", help="YAML file with options by name")
@@ -143,6 +151,9 @@ def _run(name: str, settings: dict[str, Any]) -> None:
             commands.run_train(settings, **flags)
         case "demo":
             demo.run_demo(DemoOptions(**settings), **flags)
+        case "reproduce":
+            experiment = settings.pop("experiment")
+            run_reproduce(experiment, ReproduceOptions(**settings), **flags)
         case "certify":
             model = settings.pop("model")
             commands.run_certify(CertifyOptions(**settings), model, **flags)

@@ -144,3 +144,28 @@ class DemoOptions:
     out: str = "runs/demo"
     seed: int = 0
     threads: int | None = None
+
+
+@dataclass
+class ReproduceOptions:
+    """Options of `equicert reproduce`.
+
+    Args:
+        data: digits, mnist, or an .npz file with x_train, y_train, x_test, y_test.
+        out: folder for models, verdicts, figure and results.
+        seeds: number of training runs a model, with seeds 0, 1, ...; default 3, quick 1.
+        epochs: of each training run; default 40, quick 10.
+        eps_max: the largest radius of the grid, at least 0.1.
+        limit: only the first so many test samples; default all, quick 1000.
+        threads: CPU threads; default torch's choice.
+        data_dir: where mnist/ lies; default $EQUICERT_DATA_DIR, then the cache.
+    """
+
+    data: str
+    out: str
+    seeds: int | None = None
+    epochs: int | None = None
+    eps_max: float = 0.2
+    limit: int | None = None
+    threads: int | None = None
+    data_dir: str | None = None

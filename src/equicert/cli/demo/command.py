@@ -55,6 +55,7 @@ def _write(
 ) -> None:
     from equicert.cli.demo import numbers, page
     from equicert.cli.demo.replacement import LIST, list_files
+    from equicert.experiments.provenance import as_json
     from equicert.report import write_report
     from equicert.runs import write_atomic
 
@@ -67,7 +68,7 @@ def _write(
     write_report(folder / "report.html", page.TITLE, lead, sections, footer)
     found_numbers = numbers.results(found, options, created)
     found_numbers["files"] = list_files(folder)
-    write_atomic(folder / LIST, numbers.as_json(found_numbers))
+    write_atomic(folder / LIST, as_json(found_numbers))
 
 
 def _print(found: Findings, out: Path, replaced: str | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shlex
 from collections import Counter
@@ -48,11 +47,6 @@ def results(found: Findings, options: DemoOptions, created: str) -> dict[str, An
         "seconds": {name: round(value, 3) for name, value in found.seconds.items()},
         "versions": versions(),
     }
-
-
-def as_json(numbers: dict[str, Any]) -> str:
-    """The text of results.json."""
-    return json.dumps(numbers, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def command_line(found: Findings, options: DemoOptions) -> str:

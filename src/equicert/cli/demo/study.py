@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,15 @@ from equicert.bounds import Interval, Lipschitz
 from equicert.cli import console
 from equicert.cli.options import DemoOptions
 from equicert.data import DataSet, load_data
-from equicert.errors import EquicertError
 from equicert.evaluation import AttackRun, Certification, Samples, evaluate
+from equicert.experiments.verdicts import (
+    ContradictionError,
+    Lines,
+    attacks_on_proved,
+    clean_share,
+    largest_proved,
+    share,
+)
 from equicert.figures import AccuracyRow
 from equicert.inspection import Inspection, inspect_network
 from equicert.models import load_model
@@ -26,19 +33,6 @@ from equicert.training import METRICS, MODEL, Trainer
 
 TRAIN: Final = "train"
 _BATCH: Final = 180  # small enough for the progress bar to move
-
-Lines = list[dict[str, Any]]
-
-
-class ContradictionError(EquicertError):
-    """A point was found where a certificate says there is none."""
-
-    def __init__(self, index: int, proved: float, attack: str, eps: float) -> None:
-        super().__init__(
-            f"test sample {index} is certified up to eps = {proved:g}, but {attack} broke it at"
-            f" eps = {eps:g}: one of the two is wrong; please report it with the seed and the"
-            " versions of this machine"
-        )
 
 
 @dataclass(frozen=True)
@@ -191,23 +185,14 @@ def require_consistent(verdicts: dict[tuple[str, float], Lines], reached: dict[s
     Raises:
         ContradictionError: one was not.
     """
-    proved: dict[int, float] = {}
     found = [(line, line["radius"]) for lines in reached.values() for line in lines]
     for (_, eps), lines in verdicts.items():
         found += [(line, eps) for line in lines if line["status"] == "certified"]
-    for line, eps in found:
-        if eps is not None:
-            proved[line["index"]] = max(eps, proved.get(line["index"], eps))
-    attacked = 0
-    for (name, eps), lines in verdicts.items():
-        if not name.startswith("attack"):
-            continue
-        for line in lines:
-            index = line["index"]
-            if index in proved and eps <= proved[index]:
-                if line["status"] != "unbroken":
-                    raise ContradictionError(index, proved[index], line["method"], eps)
-                attacked += 1
+    proved = largest_proved((line["index"], eps) for line, eps in found if eps is not None)
+    attacks = [(eps, lines) for (name, eps), lines in verdicts.items() if name[:6] == "attack"]
+    attacked, broken = attacks_on_proved(proved, attacks)
+    if broken:
+        raise ContradictionError(broken)
     return attacked
 
 
@@ -222,11 +207,6 @@ def _standing(said: set[str]) -> str:
     return next(
         (word for word in ("certified", "misclassified", "broken") if word in said), "undecided"
     )
-
-
-def share(lines: Sequence[dict[str, Any]], status: str) -> float:
-    """The fraction of all samples that have this status."""
-    return sum(line["status"] == status for line in lines) / len(lines)
 
 
 def _jobs(plan: Plan) -> list[tuple[str, str, Certification | AttackRun]]:
@@ -248,7 +228,7 @@ def _accuracies(
 ) -> tuple[list[AccuracyRow], float]:
     """A row for eps = 0, where attacks have no room, and one for each radius; clean accuracy."""
     first = verdicts["attack-pgd", plan.radii[0]]
-    clean = sum(line["predicted"] == line["label"] for line in first) / len(first)
+    clean = clean_share(first)
     at_all = {
         name: sum(line["radius"] is not None for line in lines) / len(lines)
         for name, lines in reached.items()

@@ -1,0 +1,43 @@
+"""Published values to compare with. Only numbers printed in a text: none is read off a curve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+J22: Final = (
+    "S. Jafarpour, A. Davydov, M. Abate, F. Bullo, S. Coogan, Robust Training and Verification of"
+    " Implicit Neural Networks: A Non-Euclidean Contractive Approach, WFVML 2022, and the authors'"
+    " notebooks"
+)
+
+
+@dataclass(frozen=True)
+class ModelValues:
+    """What is published of one model of Figure 2 of [J22]; None where nothing is.
+
+    MNIST, n = 100, ReLU, mu(W) <= 0; accuracies are means, as fractions of the 10 000 test images,
+    boxes of radius 0.1 in units of pixels clipped to [0, 1].
+
+    Attributes:
+        clean: clean accuracy.
+        certified: certified accuracy by (14) at eps = 0.1.
+        pgd: accuracy under PGD at eps = 0.1.
+        epoch_seconds: time of one epoch of training.
+        certify_seconds: time to certify the 10 000 test images by (14).
+    """
+
+    clean: float | None
+    certified: float
+    pgd: float
+    epoch_seconds: float | None = None
+    certify_seconds: float | None = None
+
+
+FIGURE2_EPS: Final = 0.1
+FIGURE2_SAMPLES: Final = 10_000
+FIGURE2_MACHINE: Final = "one P100 GPU"
+FIGURE2: Final = {
+    "robust": ModelValues(0.954, 0.8313, 0.8584, 23.9, 11.29),
+    "not robust": ModelValues(None, 0.0, 0.0804),
+}
