@@ -1,5 +1,6 @@
 """Boxes against the exact rational [max(x - eps, lo), min(x + eps, hi)]."""
 
+import itertools
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -10,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from equicert.boxes import Box
+from equicert.boxes import Box, Domain, Surroundings
 from equicert.errors import InputError
 
 coordinates = st.one_of(
@@ -149,8 +150,8 @@ def test_centre_and_radius_enclose_the_box(pairs: list[tuple[float, float]]) -> 
     ):
         assert centre - radius <= low
         assert high <= centre + radius
-        roundings = 2 * (Fraction(math.ulp(float(radius))) + Fraction(math.ulp(float(centre))))
-        roundings += Fraction(2) ** -1019  # the allowance for numbers flushed to zero
+        roundings = 4 * (Fraction(math.ulp(float(radius))) + Fraction(math.ulp(float(centre))))
+        roundings += Fraction(2) ** -1019
         assert radius <= (high - low) / 2 + 2 * roundings
 
 
@@ -275,3 +276,27 @@ def test_a_box_cannot_be_changed() -> None:
     box = Box(torch.zeros(1, 2), torch.ones(1, 2))
     with pytest.raises(AttributeError):
         setattr(box, "lo", box.hi)  # noqa: B010 - assignment would not type-check
+
+
+def test_some_rows_of_the_boxes_are_those_of_all() -> None:
+    x = torch.linspace(0, 1, 12).reshape(4, 3)
+    each = torch.tensor([[0.0], [0.1], [0.25], [3.0]])
+    vector = torch.tensor([0.0, 0.1, 0.5])
+    domains: list[Domain] = [None, (0.0, 1.0), (torch.zeros(3), torch.tensor([1.0, 1.5, 2.0]))]
+    for eps, domain in itertools.product((0.1, vector, each), domains):
+        whole = Box.around(x, eps, domain)
+        made = Surroundings(x, eps, domain)
+        for rows in (slice(0, 2), slice(2, 4), slice(1, 1), slice(0, 100)):
+            assert torch.equal(made[rows].lo, whole.lo[rows])
+            assert torch.equal(made[rows].hi, whole.hi[rows])
+    with pytest.raises(InputError, match="sample 3 lies outside"):
+        Surroundings(x, 0.1, (0.0, 0.9))
+    with pytest.raises(InputError, match="NaN or infinite"):
+        _ = Surroundings(torch.full((1, 1), 1.7e308), 1.7e308)[:]
+
+
+def test_boxes_carry_no_gradients() -> None:
+    x = torch.zeros(2, 3, requires_grad=True)
+    for box in (Box.around(x, 0.1), Box.within(x, 0.1), Box(x, x)):
+        assert not box.lo.requires_grad
+        assert not box.centre_radius()[0].requires_grad

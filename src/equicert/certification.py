@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from equicert.bounds import Interval, Method
-from equicert.boxes import Bound, Box, Domain
+from equicert.bounds.base import answer_from_state
+from equicert.bounds.state_box import prove_state_box
+from equicert.boxes import Bound, Box, Domain, Surroundings
 from equicert.contraction import Contraction
 from equicert.errors import InputError, NotContractingError, RoundingError
 from equicert.network import ImplicitNetwork
@@ -22,6 +24,7 @@ from equicert.queries import Answer, Query, check_labels
 from equicert.stored import StoredNetwork
 
 STATUSES = ("certified", "misclassified", "unknown")
+_POINT_TOLERANCE = 1e-7  # of z*(x); what it leaves of a proof is accounted for
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,8 @@ def certify(
     x = torch.as_tensor(x)
     x = stored.check_inputs(x)
     labels = check_labels(torch.as_tensor(label), len(x), stored.outputs)
-    box = Box.around(x, eps, domain)
-    verdicts = certify_boxes(stored, x, labels, box, method or Interval(), batch_size)
+    boxes = Surroundings(x, eps, domain)
+    verdicts = certify_boxes(stored, x, labels, boxes, method or Interval(), batch_size)
     return [verdict for chunk in verdicts for verdict in chunk]
 
 
@@ -119,16 +122,16 @@ def certify_boxes(
     network: StoredNetwork,
     x: Tensor,  # (batch, r) float64
     labels: Tensor,  # (batch,) int64
-    box: Box,
+    boxes: Box | Surroundings,
     method: Method,
     batch_size: int,
 ) -> Iterator[list[Verdict]]:
-    """The same for boxes already made, a list of verdicts per chunk, as they become known."""
+    """The same for boxes at hand, a list of verdicts per chunk, as they become known."""
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     for begin in range(0, len(x), batch_size):
         rows = slice(begin, begin + batch_size)
-        yield _verdicts(network, x[rows], labels[rows], box[rows], method)
+        yield _verdicts(network, x[rows], labels[rows], boxes[rows], method)
 
 
 def _verdicts(
@@ -137,47 +140,65 @@ def _verdicts(
     try:
         query = Query.of_margins(box, labels, network.outputs)
         answer = method.answer(network, query)
-        solution = network.solve(x)
+        predicted, wrong = _at_the_points(network, x, labels, answer.holds)
     except (NotContractingError, RoundingError) as error:
         reason = "not contracting" if isinstance(error, NotContractingError) else "rounding"
         lost = float("-inf")
         return [Verdict("unknown", int(y), -1, lost, method.name, reason) for y in labels]
-    y = solution.value @ network.C.mT + network.c
-    known = solution.converged & y.isfinite().all(1)
-    predicted = torch.where(known, y.argmax(1), -1)
+    columns = (answer.holds, wrong, labels, predicted, answer.margin)
     return [
-        _verdict(held, wrong, int(y), int(p), m, why, method.name)
-        for held, wrong, y, p, m, why in zip(
-            answer.holds.tolist(),
-            _proved_wrong(network, x, labels, predicted).tolist(),
-            labels,
-            predicted,
-            answer.margin.tolist(),
-            answer.reasons,
-            strict=True,
+        _verdict(held, lost, label, found, margin, why, method.name)
+        for held, lost, label, found, margin, why in zip(
+            *(column.tolist() for column in columns), answer.reasons, strict=True
         )
     ]
 
 
-def _proved_wrong(
-    network: StoredNetwork, x: Tensor, labels: Tensor, predicted: Tensor
-) -> Tensor:  # (batch,) bool
-    """Where `y_predicted > y_label` is proved at x itself, a box of width zero."""
-    wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    rows = ((predicted != labels) & (predicted >= 0)).nonzero()[:, 0]
+def _at_the_points(
+    network: StoredNetwork,
+    x: Tensor,  # (batch, r)
+    labels: Tensor,  # (batch,)
+    held: Tensor,  # (batch,) bool, where the label is proved over the box
+) -> tuple[Tensor, Tensor]:  # (batch,) int64, (batch,) bool
+    """The predictions at x, -1 where unknown, and where they are proved to differ from the label.
+
+    Nothing is computed where the label holds: it does so at x, too.
+    """
+    predicted, wrong = labels.clone(), torch.zeros_like(held)
+    rows = (~held).nonzero()[:, 0]
     if len(rows):
-        point, label, rival = x[rows], labels[rows], predicted[rows]
-        query = Query.of_margins(Box(point, point), rival, network.outputs)
-        lower = Interval(tolerance=1e-9).answer(network, query).lower
-        column = label - (label > rival).to(torch.int64)  # of the label among the rival's others
-        wrong[rows] = lower.gather(1, column[:, None])[:, 0] > 0
-    return wrong
+        solution = network.solve(x[rows], _POINT_TOLERANCE)
+        y = torch.addmm(network.c, solution.value, network.C.mT)
+        known = solution.converged & y.isfinite().all(1)
+        predicted[rows] = torch.where(known, y.argmax(1), -1)
+        mistaken = (known & (predicted[rows] != labels[rows])).nonzero()[:, 0]
+        found, own = rows[mistaken], (solution.value[mistaken], solution.bound[mistaken])
+        wrong[found] = _proved_wrong(network, x[found], labels[found], predicted[found], own)
+    return predicted, wrong
+
+
+def _proved_wrong(
+    network: StoredNetwork,
+    x: Tensor,  # (batch, r)
+    labels: Tensor,  # (batch,)
+    rivals: Tensor,  # (batch,) the predictions, none of which is the label
+    solved: tuple[Tensor, Tensor],  # z*(x) (batch, n), and the bound that the solver stopped on
+) -> Tensor:  # (batch,) bool
+    """Where `y_rival > y_label` is proved at x itself, a box of width zero."""
+    z, bound = solved
+    query = Query.of_margins(Box(x, x), rivals, network.outputs)
+    residual = bound / network.contraction.eta.amax()
+    drive = network.drive_bounds(x, x)
+    state = prove_state_box(network, drive, z, z, bound <= _POINT_TOLERANCE, residual)
+    lower = answer_from_state(network, query, state).lower
+    column = labels - (labels > rivals).to(torch.int64)  # of the label among the rival's others
+    return lower.gather(1, column[:, None])[:, 0] > 0
 
 
 def _verdict(
     held: bool, wrong: bool, label: int, predicted: int, margin: float, reason: str, method: str
 ) -> Verdict:
-    if held:  # a positive margin is a proof that the clean point is right, too
+    if held:
         return Verdict("certified", label, label, margin, method, "")
     if wrong:
         return Verdict("misclassified", label, predicted, margin, method, "")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from equicert.operators import Operator
-from equicert.rounding import TINY, centre_radius, down, gamma, up
+from equicert.rounding import TINY, UNIT, centre_radius, down, gamma, up
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,12 @@ class Enclosure:
         that is finite and wrong; callers test with comparisons that NaN fails.
         """
         c, rho = centre_radius(lo, hi)
-        k = self.A.terms
-        g = gamma(k + 2)
-        wide = up(rho + up(g * c.abs()))
+        g = gamma(self.A.terms + 2)
         m = self.A.apply(c)
-        radius = self._above(self.magnitude.apply(wide), wide, g)
-        underflow = self._underflow(c)
-        radius = up(radius + underflow)
+        size = c.abs_()
+        underflow = self._underflow(size)
+        wide = rho.add_(size, alpha=g * (1 + 16 * UNIT))  # the excess of rho pays for the rounding
+        radius = up(self._above(self.magnitude.apply(wide), wide, g).add_(underflow))
         return down(m - radius), up(m + radius)
 
     def magnitude_above(
@@ -61,13 +60,16 @@ class Enclosure:
 
     def _above(self, product: Tensor, v: Tensor, g: float) -> Tensor:
         """An upper bound on the exact product of non-negative factors: p / (1 - g), underflow."""
-        return up(up(product + self._underflow(v)) * (1 + 2 * g))
+        return up(up(product + self._underflow(v)).mul_(1 + 2 * g))
 
-    def _underflow(self, v: Tensor) -> Tensor:
+    def _underflow(
+        self,
+        v: Tensor,  # (batch, m) non-negative
+    ) -> Tensor:  # (batch, n)
         """Per output: k products and k sums that may flush, and factors read as zero.
 
         `TINY (2 k + sum_j |v_j| + sum_j |A_ij|)`, doubled; each bracket is at least 1, so that the
         multiplication by TINY does not underflow itself.
         """
-        spread = v.abs().sum(-1, keepdim=True) + self.row_sums
-        return (2 * TINY) * (2 * self.A.terms + 2 * spread)
+        spread = v.sum(-1, keepdim=True) + self.row_sums
+        return spread.add_(self.A.terms).mul_(4 * TINY)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from equicert.attacks import Attack
 from equicert.bounds import Method
-from equicert.boxes import Box, Domain
+from equicert.boxes import Domain, Surroundings
 from equicert.certification import certify_boxes
 from equicert.data import DataSet
 from equicert.errors import InputError
@@ -75,7 +75,7 @@ class Certification:
 
     def check(self, samples: Samples) -> None:
         """Raise InputError for what would fail later, before an output folder is claimed."""
-        Box.around(samples.x, self.largest if self.eps is None else self.eps, samples.domain)
+        Surroundings(samples.x, self.largest if self.eps is None else self.eps, samples.domain)
         check_span(self.largest, self.resolution)
 
     def identity(self) -> dict[str, Any]:
@@ -91,8 +91,8 @@ class Certification:
         """Verdict lines without index and time, a list per batch."""
         x, y, domain = samples.x, samples.y, samples.domain
         if self.eps is not None:
-            box = Box.around(x, self.eps, domain)
-            for chunk in certify_boxes(network, x, y, box, self.method, batch_size):
+            boxes = Surroundings(x, self.eps, domain)
+            for chunk in certify_boxes(network, x, y, boxes, self.method, batch_size):
                 yield [verdict.to_json() for verdict in chunk]
             return
         for found in certified_radii(
@@ -138,7 +138,7 @@ class AttackRun:
 
     def check(self, samples: Samples) -> None:
         """Raise InputError for what would fail later, before an output folder is claimed."""
-        Box.within(samples.x, self.eps, samples.domain)
+        Surroundings(samples.x, self.eps, samples.domain)
 
     def identity(self) -> dict[str, Any]:
         """What makes this run what it is, beside model and data."""

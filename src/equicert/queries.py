@@ -9,7 +9,7 @@ possible, for which one form with a positive lower bound in each clause is enoug
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -56,6 +56,7 @@ class Forms:
         return len(self.A)
 
     @classmethod
+    @lru_cache(maxsize=64)
     def margins(cls, label: int, outputs: int, device: torch.device | str = "cpu") -> Forms:
         """`y_label - y_j` for every j != label, each a clause of its own ([J22], (9))."""
         identity = torch.eye(outputs, dtype=torch.float64, device=device)
@@ -159,16 +160,17 @@ class Answer:
         Raises:
             InputError: the query only asked for bounds.
         """
-        margin = self.lower.new_full((len(self.lower),), torch.inf)
-        for index, forms in enumerate(self.query.forms):
-            if forms.clause is None:
-                raise InputError("this query asked for bounds and has no clauses to decide")
-            rows = self.query.which == index
-            part = self.lower[rows]
-            for clause in range(int(forms.clause.max()) + 1):
-                best = part[:, forms.clause == clause].amax(1)
-                margin[rows] = torch.minimum(margin[rows], best)
-        return margin
+        clauses = [forms.clause for forms in self.query.forms if forms.clause is not None]
+        if len(clauses) < len(self.query.forms):
+            raise InputError("this query asked for bounds and has no clauses to decide")
+        if not len(self.lower):
+            return self.lower.new_empty(0)
+        clause, count = torch.stack(clauses), torch.stack([c.amax() + 1 for c in clauses])
+        which, most = self.query.which, int(count.amax())
+        best = self.lower.new_full((len(self.lower), most), -torch.inf)
+        best = best.scatter_reduce(1, clause[which], self.lower, "amax")
+        missing = torch.arange(most, device=which.device) >= count[which, None]
+        return best.masked_fill(missing, torch.inf).amin(1)
 
     @cached_property
     def holds(self) -> Tensor:  # (batch,) bool

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from equicert.activations import Activation, parse_activation
+from equicert.boxes import all_finite
 from equicert.contraction import Contraction, prove_contraction
 from equicert.enclosures import Enclosure
 from equicert.errors import InputError, ModelError
@@ -169,6 +170,13 @@ class StoredNetwork:
         drive = Drive(self.U.affine(x, self.b))
         return self._problem(Sweep(self.off_diagonal.A), drive, lambda: self._input_error(x))
 
+    def driven_problem(
+        self,
+        u: Tensor,  # (batch, n)
+    ) -> PrimalProblem:
+        """The equation of z for each row u, taken as exact, in place of `U x + b`."""
+        return self._problem(Sweep(self.off_diagonal.A), Drive(u), lambda: torch.zeros_like(u))
+
     def embedded_problem(
         self,
         low: Tensor,  # (batch, n)
@@ -236,7 +244,7 @@ class StoredNetwork:
             raise InputError(
                 f"this network takes inputs of {self.inputs} numbers, got shape {tuple(x.shape)}"
             )
-        if not bool(x.isfinite().all()):
+        if not all_finite(x):
             row, column = (int(i) for i in (~x.isfinite()).nonzero()[0])
             raise InputError(f"input {row} is NaN or infinite at entry {column}")
         return x

@@ -11,9 +11,11 @@ from equicert.boxes import Box
 from equicert.enclosures import Enclosure
 from equicert.errors import InputError
 from equicert.operators import Dense
-from equicert.queries import Answer, Forms, Query, StateBox
+from equicert.queries import Answer, Query, StateBox
 from equicert.rounding import down, gamma, up
 from equicert.stored import StoredNetwork
+
+_ROWS_TOGETHER = 512  # rows of several forms that are bounded in one product
 
 
 class Method(ABC):
@@ -60,18 +62,24 @@ def answer_from_state(network: StoredNetwork, query: Query, state: StateBox) -> 
             f" got {sorted({forms.A.shape[1] for forms in query.forms})}"
         )
     rows = query.forms[0].rows if query.forms else 0
-    lower = torch.full((query.box.batch, rows), -torch.inf, dtype=torch.float64)
-    lower = lower.to(query.box.lo.device)
-    for index, forms in enumerate(query.forms):
-        chosen = query.which == index
-        lower[chosen] = _lower_bounds(network, forms, state.lo[chosen], state.hi[chosen])
+    lower = state.lo.new_full((query.box.batch, rows), -torch.inf)
+    together = max(1, _ROWS_TOGETHER // max(rows, 1))
+    for first in range(0, len(query.forms), together):
+        block = query.forms[first : first + together]
+        chosen = (query.which >= first) & (query.which < first + together)
+        # All forms of the block for all of its samples: more products, but few and large ones.
+        A, d = (torch.cat(parts) for parts in zip(*((f.A, f.d) for f in block), strict=True))
+        found = _lower_bounds(network, A, d, state.lo[chosen], state.hi[chosen])
+        own = query.which[chosen] - first
+        lower[chosen] = found.view(-1, len(block), rows)[torch.arange(len(own)), own]
     usable = state.proved[:, None] & ~lower.isnan()
     return Answer(query, torch.where(usable, lower, -torch.inf), state)
 
 
 def _lower_bounds(
     network: StoredNetwork,
-    forms: Forms,
+    A: Tensor,  # (k, q)
+    d: Tensor,  # (k,)
     lo: Tensor,  # (batch, n)
     hi: Tensor,  # (batch, n)
 ) -> Tensor:  # (batch, k)
@@ -80,11 +88,11 @@ def _lower_bounds(
     The rows `A C` are formed in floating point; what that loses, at most
     `gamma_q |A| |C|` and underflow entrywise, is charged against the size of z.
     """
-    rows = forms.A @ network.C
-    absolute = Enclosure.of(Dense(forms.A))
+    rows = A @ network.C
+    absolute = Enclosure.of(Dense(A))
     lost = gamma(network.outputs + 2) * absolute.magnitude_above(network.C.abs().mT).mT
     image, _ = Enclosure.of(Dense(rows)).image(lo, hi)
     size = torch.maximum(lo.abs(), hi.abs())
     charged = Enclosure.of(Dense(up(lost))).magnitude_above(size)
     constant, _ = absolute.image(network.c[None], network.c[None])
-    return down(down(image - charged) + down(constant + forms.d))
+    return down(down(image - charged) + down(constant + d))

@@ -50,25 +50,24 @@ class Lipschitz(StateBoxMethod):
     @torch.no_grad()
     def state_box(self, network: StoredNetwork, box: Box) -> StateBox:
         check_width(network, box)
-        centre, radius = box.centre_radius()
-        problem = network.state_problem(centre)
+        low, high = drive = network.drive_bounds(box.lo, box.hi)
+        # U x0 + b and |U| x_r are centre and radius of the drive: no further products with U.
+        problem = network.driven_problem(0.5 * (low + high))
         solution = solve(problem, Picard(), self.tolerance, self.max_steps)
-        zeta = propose_zeta(network, radius)
-        drive = network.drive_bounds(box.lo, box.hi)
+        zeta = _propose_zeta(network, 0.5 * (high - low))
         lo, hi = solution.value - zeta, solution.value + zeta
         return prove_state_box(network, drive, lo, hi, solution.converged)
 
 
-def propose_zeta(
+def _propose_zeta(
     network: StoredNetwork,
-    radius: Tensor,  # (batch, r) half-widths x_r
+    driven: Tensor,  # (batch, n) |U| x_r
 ) -> Tensor:  # (batch, n)
-    """A floating-point `zeta` for each row of half-widths; `zeta_bound` or a box test proves it."""
+    """A floating-point `zeta` for each row; `zeta_bound` or a box test proves it."""
     beta = network.activation.beta
     off = network.off_diagonal.magnitude.dense()
     system = torch.diag(1 - beta * network.diagonal) - beta * off
-    driven = beta * network.input_map.magnitude.apply(radius)
-    return torch.linalg.solve(system, driven.mT).mT.clamp(min=0)
+    return torch.mm(beta * driven, torch.linalg.inv(system).mT).clamp_(min=0)
 
 
 @torch.no_grad()
@@ -90,7 +89,7 @@ def zeta_bound(
     contraction = network.contraction
     beta = network.activation.beta
     driven = network.input_map.magnitude_above(radius)
-    candidate = propose_zeta(network, radius)
+    candidate = _propose_zeta(network, driven)
     for factor in (1e-13, 1e-10, 1e-6, 1e-3):
         scale = (candidate / contraction.eta).amax(-1, keepdim=True)
         zeta = candidate + (factor * scale + 2.0**-900) * contraction.eta

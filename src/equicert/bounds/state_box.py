@@ -29,10 +29,14 @@ def prove_state_box(
     lo: Tensor,  # (batch, n) proposal, from any source
     hi: Tensor,  # (batch, n)
     converged: Tensor,  # (batch,) bool, whether the source met its tolerance
+    residual: Tensor | None = None,  # (batch,) least t known with |residual| <= t gaps; else found
 ) -> StateBox:
     """The proposal, widened where needed until it passes the test; unproved where it never does."""
     lo, hi = torch.minimum(lo, hi), torch.maximum(lo, hi)
-    due = _due(network, drive, lo, hi)
+    resolution = _resolution(network, lo, hi)
+    if residual is None:
+        residual = _residual(network, drive, lo, hi)
+    due = residual + resolution
     eta = network.contraction.eta
     best_lo, best_hi = lo.clone(), hi.clone()
     proved = torch.zeros(len(lo), dtype=torch.bool, device=lo.device)
@@ -40,10 +44,13 @@ def prove_state_box(
         rows = (~proved).nonzero()[:, 0]
         if not len(rows):
             break
+        part = (drive[0][rows], drive[1][rows])
+        if factor == _WIDENINGS[1]:  # what was told was not enough: see for ourselves
+            found = _residual(network, part, lo[rows], hi[rows])
+            due[rows] = torch.maximum(residual[rows], found) + resolution[rows]
         widen = (factor * due[rows, None]) * eta
         wide_lo = (lo[rows] - widen).clamp(min=network.activation.lower)
         wide_hi = (hi[rows] + widen).clamp(max=network.activation.upper)
-        part = (drive[0][rows], drive[1][rows])
         proved[rows] = post_fixed(network, part, wide_lo, wide_hi)
         best_lo[rows], best_hi[rows] = wide_lo, wide_hi
     reason = tuple(
@@ -67,9 +74,11 @@ def post_fixed(
     t_lo = down(down(network.diagonal * lo) + r_lo)
     t_hi = up(up(network.diagonal * hi) + r_hi)
     phi = network.activation
-    finite = t_lo.isfinite() & t_hi.isfinite() & lo.isfinite() & hi.isfinite()
-    inside = (phi.down(t_lo) >= lo) & (phi.up(t_hi) <= hi) & (lo <= hi)
-    return (inside & finite).all(-1)
+    # A difference has the sign of its exact value, or is NaN where two infinities meet.
+    slack = torch.minimum(phi.down(t_lo) - lo, hi - phi.up(t_hi))
+    slack = torch.minimum(slack, hi - lo).amin(-1)
+    size = torch.maximum(torch.maximum(t_lo.abs(), t_hi.abs()), torch.maximum(lo.abs(), hi.abs()))
+    return (slack >= 0) & (size.amax(-1) < torch.inf)
 
 
 def _off_diagonal(
@@ -80,18 +89,22 @@ def _off_diagonal(
     return down(low + drive[0]), up(high + drive[1])
 
 
-def _due(
+def _residual(
     network: StoredNetwork, drive: tuple[Tensor, Tensor], lo: Tensor, hi: Tensor
 ) -> Tensor:  # (batch,)
-    """t such that [lo - t eta, hi + t eta] should pass: the residual in units of the gaps.
+    """The residual of psi on the box in units of the gaps.
 
     If psi maps the box into [lo - t g, hi + t g], it maps the box widened by t eta into that
-    widened by `t (eta - g)` more, hence into itself. A few units in the last place are added.
+    widened by `t (eta - g)` more, hence into itself.
     """
     psi, d = network.activation.psi, network.diagonal
     r_lo, r_hi = _off_diagonal(network, drive, lo, hi)
-    excess = torch.maximum(lo - psi(r_lo, d), psi(r_hi, d) - hi).clamp(min=0)
-    resolution = 64 * UNIT * torch.maximum(lo.abs(), hi.abs()) + 2.0**-1000
+    excess = torch.maximum(lo - psi(r_lo, d), psi(r_hi, d) - hi).clamp_(min=0)
+    return excess.div_(network.contraction.gaps).amax(-1)
+
+
+def _resolution(network: StoredNetwork, lo: Tensor, hi: Tensor) -> Tensor:  # (batch,)
+    """What the rounding of the test, which is one of `phi(d z + r)`, calls for besides."""
     c = network.contraction
-    # The residual is one of psi, to which the gaps belong; rounding is suffered by phi(d z + r).
-    return (excess / c.gaps + resolution / (c.eta * c.gap)).amax(-1)
+    size = torch.maximum(lo.abs(), hi.abs()).mul_(64 * UNIT).add_(2.0**-1000)
+    return size.div_(c.eta * c.gap).amax(-1)
