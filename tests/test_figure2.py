@@ -362,7 +362,7 @@ def here(blobs: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.chdir(tmp_path)
     names = ("x_train", "y_train", "x_test", "y_test")
     np.savez("blobs.npz", **{k: getattr(blobs, k) for k in names}, domain=np.array([0.0, 1.0]))
-    monkeypatch.setattr("equicert.cli.reproduce.TrainConfig", lambda **k: replace(TINY.config, **k))
+    monkeypatch.setattr("equicert.cli.reproduce.preset", lambda _, **k: replace(TINY.config, **k))
     return tmp_path
 
 

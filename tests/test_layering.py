@@ -22,7 +22,7 @@ FLOORS = {
     2: "enclosures contraction weights solution policies problems solvers",
     3: "implicit_diff stored network",
     4: "queries bounds attacks",
-    5: "data mnist vectors models losses runs schedules",
+    5: "data mnist vectors models losses runs schedules presets",
     6: "training checkpoints certification radius evaluation inspection",
     7: "experiments report figures",
     8: "cli __main__",

@@ -232,17 +232,22 @@ def _decide_all(
     path = None if folder is None else folder / "verdicts.jsonl"
     with nullcontext() if path is None else JsonLines(path) as sink:
         lines = read_lines(path) if path is not None else []
-        rest = Samples(
-            samples.x[len(lines) :], samples.y[len(lines) :], samples.domain, samples.data, ""
-        )
+        # A batch that a kill cut short is done again whole: the last bits of a product depend on
+        # the number of rows, and a resumed run is to write what an unbroken one does.
+        index = len(lines) - len(lines) % batch_size if len(lines) < len(samples.x) else len(lines)
+        rest = Samples(samples.x[index:], samples.y[index:], samples.domain, samples.data, "")
         clock = time.perf_counter()
         for chunk in job.chunks(network, rest, batch_size) if len(rest.x) else ():
             each = (time.perf_counter() - clock) / len(chunk)
-            for fields in chunk:
-                line = {"index": len(lines), **fields, "seconds": each}
-                lines.append(line)
-                if sink is not None:
-                    sink.append(line)
+            fresh = chunk[len(lines) - index :]
+            index += len(chunk)
+            added = [
+                {"index": len(lines) + k, **fields, "seconds": each}
+                for k, fields in enumerate(fresh)
+            ]
+            lines += added
+            if sink is not None:
+                sink.extend(added)
             if progress is not None:
                 progress(len(lines), len(samples.x))
             clock = time.perf_counter()

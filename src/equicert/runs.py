@@ -11,7 +11,7 @@ import errno
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -191,9 +191,17 @@ class JsonLines:
         Raises:
             OutputError: the disk is full or the file cannot be written.
         """
-        line = json.dumps(dict(item), allow_nan=False).encode() + b"\n"
+        self.extend([item])
+
+    def extend(self, items: Iterable[Mapping[str, Any]]) -> None:
+        """The same for several lines in one write.
+
+        Raises:
+            OutputError: as `append`.
+        """
+        lines = "".join(json.dumps(dict(item), allow_nan=False) + "\n" for item in items)
         with _reporting(self.path, "write"):
-            self._file.write(line)
+            self._file.write(lines.encode())
             self._file.flush()
 
     def close(self) -> None:

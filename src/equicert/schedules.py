@@ -42,13 +42,16 @@ class TrainConfig:
         hidden: number n of hidden units.
         activation: phi, for example "relu" or "leaky_relu(0.1)".
         gamma: bound on mu(W), below 1; at most 0 makes all solves fast.
-        eps: radius of the boxes in the sup-norm, in the units of the data.
+        eps: radius of the boxes in the sup-norm, in the units of the data: what is certified.
+        overshoot: training boxes reach overshoot * eps, a little beyond what is certified.
         kappa: final weight of the robust loss, in [0, 1].
         epochs: passes over the training split.
         batch_size: samples a step.
-        learning_rate: Adam's step size.
-        learning_rate_late: Adam's step size from late_epoch on.
-        late_epoch: when the step size falls; default 30/40 of the epochs.
+        learning_rate: Adam's step size at the start.
+        decay: "step" lets it fall to learning_rate_late at late_epoch, "cosine" to 0 at the end by
+            half a cosine, `(1 + cos(pi time/epochs)) / 2`.
+        learning_rate_late: with "step", Adam's step size from late_epoch on.
+        late_epoch: with "step", when the step size falls; default 30/40 of the epochs.
         ramp_start: when eps and kappa begin to rise; default 10/40 of the epochs.
         ramp_end: when they reach their values; default 20/40 of the epochs.
         seed: of the initial weights and of the order of the samples.
@@ -72,10 +75,12 @@ class TrainConfig:
     activation: str = "relu"
     gamma: float = 0.0
     eps: float = 0.1
+    overshoot: float = 1.0
     kappa: float = 0.75
     epochs: int = _PUBLISHED_EPOCHS
     batch_size: int = 100
     learning_rate: float = 5e-4
+    decay: Literal["step", "cosine"] = "step"
     learning_rate_late: float = 1e-4
     late_epoch: float | None = None
     ramp_start: float | None = None
@@ -136,9 +141,13 @@ class TrainConfig:
             risen = min(max((time - start) / (end - start), 0.0), 1.0)
         else:
             risen = float(time >= start)
+        return Setting(risen * self.overshoot * self.eps, risen * self.kappa, self._rate(time))
+
+    def _rate(self, time: float) -> float:
+        if self.decay == "cosine":
+            return self.learning_rate * (1 + math.cos(math.pi * time / self.epochs)) / 2
         late = time >= self.milestone("late_epoch")
-        rate = self.learning_rate_late if late else self.learning_rate
-        return Setting(risen * self.eps, risen * self.kappa, rate)
+        return self.learning_rate_late if late else self.learning_rate
 
 
 _Range = tuple[str, Callable[[Any], bool]]
@@ -150,6 +159,7 @@ _RANGES: Final[dict[str, _Range]] = {
     "hidden": _COUNT,
     "gamma": ("finite and < 1", lambda v: -math.inf < v < 1),
     "eps": _NOT_NEGATIVE,
+    "overshoot": _POSITIVE,
     "kappa": ("in [0, 1]", lambda v: 0 <= v <= 1),
     "epochs": _COUNT,
     "batch_size": _COUNT,

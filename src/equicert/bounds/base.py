@@ -71,7 +71,8 @@ def answer_from_state(network: StoredNetwork, query: Query, state: StateBox) -> 
         A, d = (torch.cat(parts) for parts in zip(*((f.A, f.d) for f in block), strict=True))
         found = _lower_bounds(network, A, d, state.lo[chosen], state.hi[chosen])
         own = query.which[chosen] - first
-        lower[chosen] = found.view(-1, len(block), rows)[torch.arange(len(own)), own]
+        each = torch.arange(len(own), device=own.device)
+        lower[chosen] = found.view(len(own), len(block), rows)[each, own]
     usable = state.proved[:, None] & ~lower.isnan()
     return Answer(query, torch.where(usable, lower, -torch.inf), state)
 

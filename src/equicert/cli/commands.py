@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 _PGD_SETTINGS = ("steps", "step_size", "restarts", "seed")
 
 
-def run_train(settings: dict[str, Any], *, quiet: bool) -> None:
+def run_train(settings: dict[str, Any], *, preset: str, quiet: bool) -> None:
     """`equicert train`."""
     from equicert.checkpoints import recorded_run
     from equicert.cli import console
     from equicert.data import load_data
     from equicert.training import MODEL, Trainer
 
+    if settings["preset"] != preset:
+        raise InputError("a preset changes defaults: give --preset on the command line")
     names = {field.name for field in dataclasses.fields(DataOptions)}
     where = DataOptions(**{key: settings[key] for key in names})
     config = TrainConfig(**{key: value for key, value in settings.items() if key not in names})
@@ -58,7 +60,9 @@ def run_train(settings: dict[str, Any], *, quiet: bool) -> None:
 
 def _refuse_other_settings(settings: dict[str, Any]) -> None:
     """A resumed run has its own settings: one given beside --resume would be ignored."""
-    defaults = dataclasses.asdict(TrainConfig()) | {"data": None, "out": None, "domain": None}
+    where = dataclasses.asdict(DataOptions())
+    defaults = dataclasses.asdict(TrainConfig())
+    defaults |= {key: where[key] for key in ("preset", "data", "out", "domain")}
     given = [key for key, value in settings.items() if value != defaults.get(key, value)]
     if given:
         raise InputError(

@@ -23,6 +23,7 @@ from equicert.cli.options import (
 )
 from equicert.cli.reproduce import run_reproduce
 from equicert.errors import EquicertError, InputError, OutputError, nearest
+from equicert.presets import PRESETS
 from equicert.schedules import TrainConfig
 
 _DESCRIPTION = """Train implicit (equilibrium) neural networks whose robustness can be proved, and
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.print_help()
         sys.exit(2)
     try:
-        _run(options.command, vars(options[options.command]))
+        _run(options.command, vars(options[options.command]), argv)
         sys.stdout.flush()
     except (InputError, OutputError) as error:
         _fail(str(error), 2)
@@ -118,6 +119,8 @@ def _build(argv: list[str]) -> _Parser:
         sub = _Parser(prog=f"equicert {name}", description=text)
         if name in argv:
             _add_options(sub, name)
+            if name == "train":  # other defaults, so that what is given still overrides them
+                sub.set_defaults(dict(PRESETS.get(_preset(argv), {})))
             _Parser.options = {f"--{key}" for key in vars(sub.get_defaults())}
         subcommands.add_subcommand(name, sub, help=text)
     return parser
@@ -137,18 +140,28 @@ def _add_options(parser: _Parser, name: str) -> None:
             parser.add_argument(f"--{flag}", action="store_true", help=text)
 
 
+def _preset(argv: list[str]) -> str:
+    """What `--preset` says; options are parsed after their defaults are known."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word == "--preset":
+            return following
+        if word.startswith("--preset="):
+            return word.partition("=")[2]
+    return "published"
+
+
 def _with_underscores(word: str) -> str:
     """`--batch-size=5` as the parser knows it; values are left alone."""
     name, equals, value = word.partition("=")
     return name[:2] + name[2:].replace("-", "_") + equals + value if name[:2] == "--" else word
 
 
-def _run(name: str, settings: dict[str, Any]) -> None:
+def _run(name: str, settings: dict[str, Any], argv: list[str]) -> None:
     settings.pop("config", None)
     flags = {flag: settings.pop(flag) for flag in _FLAGS if isinstance(settings.get(flag), bool)}
     match name:
         case "train":
-            commands.run_train(settings, **flags)
+            commands.run_train(settings, preset=_preset(argv), **flags)
         case "demo":
             demo.run_demo(DemoOptions(**settings), **flags)
         case "reproduce":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from equicert.cli.options import ReproduceOptions
 from equicert.errors import InputError, nearest
-from equicert.schedules import TrainConfig
+from equicert.presets import preset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ def _figure2(options: ReproduceOptions, *, quick: bool) -> Figure2:
     """The full or the quick study; options that are given override either."""
     from equicert.experiments.figure2 import Figure2, grid
 
-    config = TrainConfig(threads=options.threads)
+    config = preset(options.preset, threads=options.threads)
     study = Figure2(config, radii=grid(options.eps_max, _QUICK_STEP if quick else 1))
     if quick:
         study = replace(

@@ -24,8 +24,8 @@ class Contracting(Weight):
     Args:
         states: n.
         gamma: the bound on mu, any number below 1; at most 0 lets the forward map contract at once.
-        scale: standard deviation of the row sums' terms: T_ij is uniform on
-            `[-scale/n, scale/n]` at the start, so that `|T| 1` is about scale/2.
+        scale: T_ij is uniform on `[-scale/sqrt(n), scale/sqrt(n)]` at the start, as the entries of
+            `torch.nn.Linear` are with scale 1.
 
     Raises:
         ConfigError: gamma >= 1 or NaN, n < 1.
@@ -38,7 +38,7 @@ class Contracting(Weight):
         if states < 1:
             raise ConfigError(f"a network needs at least one hidden unit, got {states}")
         self.gamma = gamma
-        self.T = nn.Parameter((2 * torch.rand(states, states) - 1) * (scale / states))
+        self.T = nn.Parameter((2 * torch.rand(states, states) - 1) * (scale / states**0.5))
         self.log_eta = nn.Parameter(torch.zeros(states))
 
     def forward(self) -> Dense:
