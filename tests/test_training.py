@@ -256,7 +256,7 @@ def test_metrics_say_what_happened() -> None:
 
 def test_evaluation_is_that_of_the_stored_network() -> None:
     data = blobs()
-    network = Trainer(data, small(epochs=8)).run().network
+    network = Trainer(data, small(epochs=8, input_gain=1.0)).run().network
     x, labels = torch.from_numpy(data.x_test), torch.from_numpy(data.y_test)
     clean = float((network.predict(x).argmax(1) == labels).double().mean())
     verdicts = certify(network, x, labels, 0.1, domain=data.domain)

@@ -42,6 +42,8 @@ class TrainConfig:
         hidden: number n of hidden units.
         activation: phi, for example "relu" or "leaky_relu(0.1)".
         gamma: bound on mu(W), below 1; at most 0 makes all solves fast.
+        input_gain: U begins uniform on +-input_gain/sqrt(inputs); 1 is what torch.nn.Linear does,
+            and less keeps the images of boxes narrow.
         eps: radius of the boxes in the sup-norm, in the units of the data: what is certified.
         overshoot: training boxes reach overshoot * eps, a little beyond what is certified.
         kappa: final weight of the robust loss, in [0, 1].
@@ -74,6 +76,7 @@ class TrainConfig:
     hidden: int = 100
     activation: str = "relu"
     gamma: float = 0.0
+    input_gain: float = 0.3
     eps: float = 0.1
     overshoot: float = 1.0
     kappa: float = 0.75
@@ -158,6 +161,7 @@ _NOT_NEGATIVE: Final[_Range] = ("finite and >= 0", lambda v: 0 <= v < math.inf)
 _RANGES: Final[dict[str, _Range]] = {
     "hidden": _COUNT,
     "gamma": ("finite and < 1", lambda v: -math.inf < v < 1),
+    "input_gain": _POSITIVE,
     "eps": _NOT_NEGATIVE,
     "overshoot": _POSITIVE,
     "kappa": ("in [0, 1]", lambda v: 0 <= v <= 1),

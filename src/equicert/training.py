@@ -301,7 +301,7 @@ def _initial_network(data: DataSet, config: TrainConfig, tally: Tally) -> Implic
         torch.set_default_dtype(_DTYPES[config.dtype])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            return ImplicitNetwork(
+            network = ImplicitNetwork(
                 data.inputs,
                 config.hidden,
                 data.classes,
@@ -312,6 +312,9 @@ def _initial_network(data: DataSet, config: TrainConfig, tally: Tally) -> Implic
                 max_steps=config.max_steps,
                 on_unconverged=tally,
             )
+            with torch.no_grad():
+                network.U.mul_(config.input_gain)
+            return network
     finally:
         torch.set_default_dtype(default)
 
