@@ -11,6 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from equicert.boxes import all_finite
 from equicert.enclosures import Enclosure
 from equicert.errors import NotContractingError
 from equicert.norms import best_eta
@@ -94,20 +95,18 @@ def _candidates(
 
 
 def _test(magnitude: Enclosure, diagonal: Tensor, eta: Tensor) -> Contraction | None:
-    """The rigorous comparison `W_ii eta_i + (|W_off| eta)_i < eta_i`, or None."""
-    if eta.shape != diagonal.shape or not bool((eta.isfinite() & (eta > 0)).all()):
+    """The rigorous comparison `(|W_off| eta)_i < (1 - W_ii) eta_i` for all i, or None.
+
+    It says that `(M eta)_i < eta_i`, that mu < 1 and that the rate is below 1, all at once.
+    """
+    if eta.shape != diagonal.shape or not bool(eta.amin() > 0) or not all_finite(eta):
         return None
-    off = magnitude.magnitude_above(eta[None])[0]
-    image = up(up(diagonal * eta) + off)
-    spread = up(off / eta)
-    mu = up(diagonal + spread).amax()
-    own = 1 - diagonal
-    rate = up(spread / down(own)).amax()
-    slack, gaps = down(own).amin(), down(down(eta - image) / up(own))
-    least = gaps.amin()
-    found = [float(bound) for bound in (mu, rate, slack, least)]
-    if not (found[0] < 1 and found[1] < 1 and found[2] > 0 and found[3] > 0):
+    spread = up(magnitude.magnitude_above(eta[None])[0] / eta)
+    slack = down(1 - diagonal)
+    rate = up(spread / slack)
+    gaps = down(eta * down(1 - rate))
+    bounds = torch.stack([up(diagonal + spread).amax(), rate.amax(), -slack.amin(), -gaps.amin()])
+    mu, greatest, *negated = bounds.tolist()  # NaN where an entry is, and then no comparison holds
+    if not (mu < 1 and greatest < 1 and all(value < 0 for value in negated)):
         return None
-    if not bool((image < eta).all()):
-        return None
-    return Contraction(eta, found[0], found[1], gaps)
+    return Contraction(eta, mu, greatest, gaps)

@@ -61,7 +61,8 @@ class TrainConfig:
         device: "cpu", "cuda", "cuda:1", ...
         threads: CPU threads; default as many as torch uses. Recorded, and kept on resuming:
             results are bit-identical only for one number of threads.
-        solver: "picard" (on the eliminated form) or "average" (that of [J22], the reference).
+        solver: "picard" (on the eliminated form), "anderson" (the same, accelerated where it is
+            slow: gamma near 1), or "average" (that of [J22], the reference).
         tolerance: error radius in the sup-norm of z at which each solve stops.
         max_steps: limit of steps a solve.
         on_unconverged: "raise", or "warn" to warn once, count, and go on with what was reached.
@@ -92,7 +93,7 @@ class TrainConfig:
     dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
     threads: int | None = None
-    solver: Literal["picard", "average"] = "picard"
+    solver: Literal["picard", "anderson", "average"] = "picard"
     tolerance: float = 1e-4
     max_steps: int = 2000
     on_unconverged: Literal["raise", "warn"] = "raise"

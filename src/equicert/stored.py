@@ -22,7 +22,7 @@ from equicert.policies import failure
 from equicert.problems import Drive, PrimalProblem, Sweep, drive_error
 from equicert.rounding import down, up
 from equicert.solution import Solution
-from equicert.solvers import Picard, Solver, advice, solve
+from equicert.solvers import Anderson, Solver, advice, solve
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class StoredNetwork:
             NotContractingError: no unique fixed point is proved.
             InputError: x of the wrong width, or NaN or infinite.
         """
-        return solve(self.state_problem(x), solver or Picard(), tolerance, max_steps)
+        return solve(self.state_problem(x), solver or Anderson(), tolerance, max_steps)
 
     def predict(
         self,
@@ -222,7 +222,7 @@ class StoredNetwork:
         """
         solution = self.solve(x, tolerance)
         if not bool(solution.converged.all()):
-            hint = advice(self.state_problem(x[:1]), Picard(), solution, tolerance)
+            hint = advice(self.state_problem(x[:1]), Anderson(), solution, tolerance)
             raise failure("forward solve", solution, hint)
         return solution.value @ self.C.mT + self.c
 

@@ -29,7 +29,7 @@ from equicert.network import ImplicitNetwork
 from equicert.policies import Raise, Tally, WarnAndCount
 from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines
 from equicert.schedules import TrainConfig
-from equicert.solvers import Average, Picard
+from equicert.solvers import Anderson, Average, Picard
 from equicert.stored import StoredNetwork
 
 MODEL: Final = "model.safetensors"
@@ -38,7 +38,7 @@ CHECKPOINT: Final = "checkpoint.pt"
 
 # Settings are words outside and values inside.
 _DTYPES: Final = {"float32": torch.float32, "float64": torch.float64}
-_SOLVERS: Final = {"picard": Picard(), "average": Average()}
+_SOLVERS: Final = {"picard": Picard(), "average": Average(), "anderson": Anderson()}
 _SOLVES: Final = ("forward", "embedded", "joint", "adjoint")
 
 

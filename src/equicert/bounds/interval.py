@@ -12,7 +12,7 @@ from equicert.bounds.state_box import prove_state_box
 from equicert.boxes import Box
 from equicert.errors import InputError
 from equicert.queries import StateBox
-from equicert.solvers import Picard, solve
+from equicert.solvers import Anderson, solve
 from equicert.stored import StoredNetwork
 
 
@@ -38,7 +38,7 @@ class Interval(StateBoxMethod):
         check_width(network, box)
         drive = network.drive_bounds(box.lo, box.hi)
         problem = network.embedded_problem(*drive)
-        solution = solve(problem, Picard(), self.tolerance, self.max_steps)
+        solution = solve(problem, Anderson(), self.tolerance, self.max_steps)
         lo, hi = solution.value.chunk(2, -1)
         # The solver stopped on max(eta) times the residual before its last step, which is no less.
         residual = solution.bound / network.contraction.eta.amax()

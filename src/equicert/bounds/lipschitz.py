@@ -26,7 +26,7 @@ from equicert.errors import InputError, NotConvergedError
 from equicert.operators import Dense
 from equicert.queries import StateBox
 from equicert.rounding import down, up
-from equicert.solvers import Picard, solve
+from equicert.solvers import Anderson, solve
 from equicert.stored import StoredNetwork
 
 
@@ -53,7 +53,7 @@ class Lipschitz(StateBoxMethod):
         low, high = drive = network.drive_bounds(box.lo, box.hi)
         # U x0 + b and |U| x_r are centre and radius of the drive: no further products with U.
         problem = network.driven_problem(0.5 * (low + high))
-        solution = solve(problem, Picard(), self.tolerance, self.max_steps)
+        solution = solve(problem, Anderson(), self.tolerance, self.max_steps)
         zeta = _propose_zeta(network, 0.5 * (high - low))
         lo, hi = solution.value - zeta, solution.value + zeta
         return prove_state_box(network, drive, lo, hi, solution.converged)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,6 +27,10 @@ class Solver(ABC):
         z: Tensor,  # (batch, m)
     ) -> tuple[Tensor, Tensor]:
         """(next iterate (batch, m), bound on its sup-norm error (batch,)), rounding aside."""
+
+    def stepper(self, problem: Problem) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """The steps of one solve, as a function from each iterate to what `step` returns."""
+        return partial(self.step, problem)
 
     @abstractmethod
     def resolution(
@@ -71,9 +77,9 @@ def solve(
     if max_steps < 1:
         raise ConfigError(f"max_steps must be at least 1, got {max_steps}")
     z = problem.start() if start is None else start
-    allowance, outcome = None, _Outcome(z, tolerance)
+    step, allowance, outcome = solver.stepper(problem), None, _Outcome(z, tolerance)
     for k in range(1, max_steps + 1 if len(z) else 1):
-        following, bound = solver.step(problem, z)
+        following, bound = step(z)
         if k % _ALLOWANCE_EVERY == 0:
             allowance = solver.resolution(problem, following)
         if allowance is not None:
