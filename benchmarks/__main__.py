@@ -50,8 +50,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     network = subjects.trained(data, options.epochs, Path(options.work))
     stored, rounds = network.store(), options.rounds
     sections: dict[str, Callable[[], dict[str, Any]]] = {
-        "step": lambda: step.measure(network, data, rounds),
-        "verdicts": lambda: verdicts.measure(stored, data, -(-rounds // 5)),
+        "step": lambda: step.measure(network, data, rounds, 5 * options.budget),
+        "verdicts": lambda: verdicts.measure(stored, data, -(-rounds // 5), 10 * options.budget),
         "scaling": lambda: scaling.measure(network, data, rounds, options.budget),
         "memory": lambda: memory.measure(network, data),
     }
@@ -89,7 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", default=_OUT, help="folder of speed.json and speed.png")
     parser.add_argument("--page", help=f"default {_PAGE}, or in the folder --out names")
     parser.add_argument("--rounds", type=int, default=40, help="of the fastest contestants")
-    parser.add_argument("--budget", type=float, default=4.0, help="seconds a row of the scaling")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=4.0,
+        help="seconds a row of the scaling; the step takes 5, the verdicts 10 times it",
+    )
     parser.add_argument("--epochs", type=int, default=8, help="of the network that is measured")
     parser.add_argument("--work", default="runs/bench", help="keeps the trained network")
     parser.add_argument("--data", default="mnist")

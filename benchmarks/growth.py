@@ -8,6 +8,7 @@ from benchmarks.markdown import bytes_text, count, ms, number, table
 
 
 def scaling_section(found: dict[str, Any], figures: str) -> list[str]:
+    """Tables of what `scaling.measure` returned, and where the figure lies."""
     settings = found["settings"]
     low, high = settings["row_sums"]
     header = ("", "solve", "products", "by average", "step", "products", "forward", "adjoint")
@@ -26,9 +27,10 @@ def scaling_section(found: dict[str, Any], figures: str) -> list[str]:
         "## How cost grows",
         "",
         (
-            "A joint solve (states and boxes, weights materialised, no gradients) and a whole training"
-            " step by Picard, with the products of each; the joint solve by the average iteration where"
-            " measured. Times in ms. Steps are means over samples, Picard / average."
+            "A joint solve (states and boxes, weights materialised, no gradients) and a whole"
+            " training step by Picard, with the products of each; the joint solve by the average"
+            " iteration where measured. Times in ms. Steps are means over samples, Picard /"
+            " average."
         ),
         "",
         f"![Time of a joint solve against n, and against the tolerance]({figures}/speed.png)",
@@ -40,9 +42,9 @@ def scaling_section(found: dict[str, Any], figures: str) -> list[str]:
         *lines,
         "",
         (
-            "Where the time is far above its products, what is left is the entrywise work of a step"
-            " (bounds, activation, stopping), calls, and in training steps the proof of contraction,"
-            " which a larger batch or network makes less of."
+            "Where the time is far above its products, what is left is the entrywise work of a"
+            " step (bounds, activation, stopping), calls, and in training steps the proof of"
+            " contraction, which a larger batch or network makes less of."
         ),
     ]
 
@@ -61,6 +63,7 @@ def _scaling_row(value: str, row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def memory_section(found: dict[str, Any]) -> list[str]:
+    """Tables of what `memory.measure` returned."""
     settings = found["settings"]
     training = [
         (
@@ -95,19 +98,20 @@ def memory_section(found: dict[str, Any]) -> list[str]:
         "",
         (
             f"A training step on {settings['batch']} samples in {settings['dtype']}, n ="
-            f" {settings['hidden']}, with few solver steps and with many (those of the slowest sample)."
-            " *Saved* is what autograd keeps for the backward pass, each storage once; *peak* is the"
-            " most that tensors made during the step held at once, gradients included, weights and data"
-            " not; *unrolled* is what the iterates of the forward solve alone would take if they were"
-            f" kept. What is saved {same}; the peak may differ by the tensors that freezing finished"
-            " samples takes, never with the number of steps."
+            f" {settings['hidden']}, with few solver steps and with many (those of the slowest"
+            " sample). *Saved* is what autograd keeps for the backward pass, each storage once;"
+            " *peak* is the most that tensors made during the step held at once, gradients"
+            " included, weights and data not; *unrolled* is what the iterates of the forward"
+            f" solve alone would take if they were kept. What is saved {same}; the peak may differ"
+            " by the tensors that freezing finished samples takes, never with the number of"
+            " steps."
         ),
         "",
         *table(header, training),
         "",
         (
-            "Certifying a batch of 1000 by (14), against the solver's tolerance; the peak is that of"
-            " tensors made meanwhile, verdicts and boxes included."
+            "Certifying a batch of 1000 by (14), against the solver's tolerance; the peak is that"
+            " of tensors made meanwhile, verdicts and boxes included."
         ),
         "",
         *table(("tolerance", "steps", "peak"), certifying),

@@ -38,20 +38,21 @@ def _conditions(results: dict[str, Any]) -> list[str]:
     return [
         (
             f"Machine: {machine['processor']}, {machine['logical_cores']} logical cores,"
-            f" {machine['threads']} thread; Python {software['python']}, torch {software['torch']}."
-            " Times are CPU times of the process unless they are called wall times, which other load on"
-            " the machine lengthens. Within a table's measurement the contestants take turns (A B C A B"
-            " C ...); each time is the median over rounds, each ratio one of medians. *Products* are"
-            " the matrix products of the same computation alone, with as many solver steps as the"
-            " slowest sample of a batch needs, at the speed of this machine's library: the floor of"
-            " any implementation by these products."
+            f" {machine['threads']} thread; Python {software['python']}, torch"
+            f" {software['torch']}. Times are CPU times of the process unless they are called wall"
+            " times, which other load on the machine lengthens. Within a table's measurement the"
+            " contestants take turns (A B C A B C ...); each time is the median over rounds, each"
+            " ratio one of medians. *Products* are the matrix products of the same computation"
+            " alone, with as many solver steps as the slowest sample of a batch needs, at the"
+            " speed of this machine's library: the floor of any implementation by these products."
         ),
         "",
         (
-            f"Data: {settings['data']['name']}. The trained network has n = {settings['hidden']}, is"
-            f" robust at eps = 0.1 by the published recipe of [J22] in {settings['epochs']} epochs,"
-            f" seed {settings['seed']}, and contracts at {settings['contraction_rate']:.3f} (Picard)."
-            " Boxes are clipped to the data's domain."
+            f"Data: {settings['data']['name']}. The trained network has n = {settings['hidden']},"
+            f" is robust at eps = 0.1 by the published recipe of [J22] in {settings['epochs']}"
+            f" epochs, seed {settings['seed']}, and contracts at"
+            f" {settings['contraction_rate']:.3f} (Picard). Boxes are clipped to the data's"
+            " domain."
         ),
     ]
 
@@ -82,10 +83,10 @@ def _step(found: dict[str, Any]) -> list[str]:
         "",
         (
             f"Loss (11), gradients and Adam for {settings['batch']} samples at eps ="
-            f" {settings['eps']:g} in {settings['dtype']}, weights as trained (the learning rate is 0,"
-            " which costs the same). Both solvers stop each sample on an error radius of"
-            f" {settings['tolerance']:g}, the adjoint's relative to its cotangent; steps are means over"
-            " samples. kappa = 1 solves for boxes only, kappa = 0 for states only."
+            f" {settings['eps']:g} in {settings['dtype']}, weights as trained (the learning rate"
+            " is 0, which costs the same). Both solvers stop each sample on an error radius of"
+            f" {settings['tolerance']:g}, the adjoint's relative to its cotangent; steps are means"
+            " over samples. kappa = 1 solves for boxes only, kappa = 0 for states only."
         ),
         "",
         *table(header, rows),
@@ -93,16 +94,17 @@ def _step(found: dict[str, Any]) -> list[str]:
         *table(("", "aim", "measured"), aims),
         "",
         (
-            f"The products run at {speed:.0f} GFLOP/s here. Elsewhere, on one core each, the authors'"
-            f" code took {_ELSEWHERE['authors_ms']:g} ms a step and a plain prototype of this one"
-            f" {_ELSEWHERE['prototype_ms']:.1f} ms: other machines and networks."
+            f"The products run at {speed:.0f} GFLOP/s here. Elsewhere, on one core each, the"
+            f" authors' code took {_ELSEWHERE['authors_ms']:g} ms a step and a plain prototype of"
+            f" this one {_ELSEWHERE['prototype_ms']:.1f} ms: other machines and networks."
         ),
         "",
         (
-            f"An epoch is {count(epochs['steps'])} steps: {seconds(epochs['plain'])} before the ramp"
-            f" (kappa = 0), {seconds(epochs['robust'])} after. The 40 epochs are extrapolated from one"
-            f" step as 10 of the first kind and 30 of the second: {seconds(epochs['total'])}, without"
-            " shuffling and evaluation, and as if every step were on the trained weights."
+            f"An epoch is {count(epochs['steps'])} steps: {seconds(epochs['plain'])} before the"
+            f" ramp (kappa = 0), {seconds(epochs['robust'])} after. The 40 epochs are extrapolated"
+            " from one step as 10 of the first kind and 30 of the second:"
+            f" {seconds(epochs['total'])}, without shuffling and evaluation, and as if every step"
+            " were on the trained weights."
         ),
     ]
 
@@ -143,10 +145,10 @@ def _verdicts(found: dict[str, Any]) -> list[str]:
         "## Rigorous verdicts",
         "",
         (
-            f"`certify` for {count(settings['samples'])} test images at eps = {settings['eps']:g}, data"
-            " and network in memory, the proof of contraction included. The plain evaluation takes the"
-            f" same boxes to the same tolerance ({settings['tolerance']:g}) in the same float64 and"
-            f" counts positive margins. The numbers certified differ by {apart}."
+            f"`certify` for {count(settings['samples'])} test images at eps = {settings['eps']:g},"
+            " data and network in memory, the proof of contraction included. The plain evaluation"
+            f" takes the same boxes to the same tolerance ({settings['tolerance']:g}) in the same"
+            f" float64 and counts positive margins. The numbers certified differ by {apart}."
         ),
         "",
         *table(("", "time", "wall", "certified"), rows),
@@ -154,9 +156,9 @@ def _verdicts(found: dict[str, Any]) -> list[str]:
         *table(("", "aim", "measured", "published, P100 GPU"), aims),
         "",
         (
-            "The verdicts also tell misclassified samples from unknown ones, which the plain evaluation"
-            " does not: that is part of the ratio. Published times are of another network of the"
-            " same size."
+            "The verdicts also tell misclassified samples from unknown ones, which the plain"
+            " evaluation does not: that is part of the ratio. Published times are of another"
+            " network of the same size."
         ),
     ]
 
@@ -168,10 +170,10 @@ def _again(results: dict[str, Any], figures: str) -> list[str]:
         f"    {results['command']}",
         "",
         (
-            "`make bench` does it with the defaults; this run took"
-            f" {results['seconds'] / 60:.1f} minutes, a minute or two of them for training where that"
-            " was not done before. It writes this page, the figure, and every number, with wall times"
-            f" and rounds, into [speed.json]({figures}/speed.json)."
+            f"`make bench` does it with the defaults; this run took {results['seconds'] / 60:.1f}"
+            " minutes, a minute or two of them for training where that was not done before. It"
+            " writes this page, the figure, and every number, with wall times and rounds, into"
+            f" [speed.json]({figures}/speed.json)."
         ),
         "",
     ]

@@ -35,7 +35,7 @@ _PLAIN_EPOCHS, _ROBUST_EPOCHS = 10, 30  # of the published 40: before the ramp, 
 
 
 def measure(
-    network: ImplicitNetwork, data: DataSet, rounds: int, batch: int = 100
+    network: ImplicitNetwork, data: DataSet, rounds: int, budget: float, batch: int = 100
 ) -> dict[str, Any]:
     """Times, solver steps and floors of training steps of a robust network."""
     batches = batches_of(data, batch, _BATCHES)
@@ -46,7 +46,7 @@ def measure(
         found[name] = {"kappa": kappa, "steps": count_steps(copied, batches, data, kappa)}
         calls[name] = TrainingStep(copied, batches, data, kappa)
         calls[f"{name}: products"] = _floor(network, data, batches, found[name])
-    times = interleaved(calls, rounds)
+    times = interleaved(calls, rounds, budget)
     for name, entry in found.items():
         entry["time"] = times[name].to_json()
         entry["products"] = times[f"{name}: products"].to_json()

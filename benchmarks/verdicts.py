@@ -22,7 +22,7 @@ from equicert.stored import StoredNetwork
 BATCH: Final = 1000  # certify's default
 
 
-def measure(network: StoredNetwork, data: DataSet, rounds: int) -> dict[str, Any]:
+def measure(network: StoredNetwork, data: DataSet, rounds: int, budget: float) -> dict[str, Any]:
     """Times of all verdicts, and how many each way certifies.
 
     Every call begins with a network as it was loaded: the proof of contraction is part of the time.
@@ -37,7 +37,7 @@ def measure(network: StoredNetwork, data: DataSet, rounds: int) -> dict[str, Any
         "lipschitz": _rigorous(network, x, labels, data, Lipschitz()),
         "products": lambda: [products() for products in floor],
     }
-    times = interleaved(calls, rounds)
+    times = interleaved(calls, rounds, budget)
     certified = {
         name: sum(v.status == "certified" for v in _verdicts(network, x, labels, data, method))
         for name, method in (("interval", Interval()), ("lipschitz", Lipschitz()))
