@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         "--budget",
         type=float,
         default=4.0,
-        help="seconds a row of the scaling; the step takes 5, the verdicts 10 times it",
+        help="seconds a row of the scaling",
     )
     parser.add_argument("--epochs", type=int, default=8, help="of the network that is measured")
     parser.add_argument("--work", default="runs/bench", help="keeps the trained network")

@@ -44,7 +44,7 @@ def network(data: DataSet) -> ImplicitNetwork:
 
 @pytest.fixture(scope="module")
 def results(data: DataSet, network: ImplicitNetwork) -> dict[str, Any]:
-    cases = ((0.0, 1e-2), (0.01, 1e-8))
+    cases = ((0.0, 1e-2), (0.05, 1e-8))
     stored = network.store()
     return {
         "command": "python -m benchmarks",
@@ -122,13 +122,13 @@ def test_saved_memory_does_not_grow_with_steps(results: dict[str, Any]) -> None:
 def test_live_bytes_follow_what_is_freed() -> None:
     with memory.LiveBytes() as live:
         for _ in range(3):
-            kept = torch.zeros(100) + 1  # two tensors of 400 bytes, then one
+            kept = torch.zeros(100, dtype=torch.float32) + 1  # two tensors of 400 bytes, then one
         assert kept.sum() == 100
     assert 800 <= live.peak <= 1300
     history = []
     with memory.LiveBytes() as live:
-        history += [torch.zeros(100) for _ in range(10)]
-    assert live.peak == 4000
+        history += [torch.zeros(100, dtype=torch.float32) for _ in range(10)]
+    assert live.peak == 4000 == sum(tensor.nbytes for tensor in history)
 
 
 def test_written_files_fit_together(results: dict[str, Any], tmp_path: Path) -> None:
