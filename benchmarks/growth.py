@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.markdown import bytes_text, count, ms, number, table
+from benchmarks.markdown import bytes_text, count, ms, number, table, times
 
 
 def scaling_section(found: dict[str, Any], figures: str) -> list[str]:
@@ -93,6 +93,8 @@ def memory_section(found: dict[str, Any]) -> list[str]:
     ]
     saved = {entry["saved_bytes"] for entry in found["training"]}
     same = "is the same in every row" if len(saved) == 1 else "differs between rows"
+    peaks = sorted(entry["peak_bytes"] for entry in found["training"])
+    steps = sorted(entry["steps"]["forward_slowest"] for entry in found["training"])
     return [
         "## Memory",
         "",
@@ -102,9 +104,10 @@ def memory_section(found: dict[str, Any]) -> list[str]:
             " sample). *Saved* is what autograd keeps for the backward pass, each storage once;"
             " *peak* is the most that tensors made during the step held at once, gradients"
             " included, weights and data not; *unrolled* is what the iterates of the forward"
-            f" solve alone would take if they were kept. What is saved {same}; the peak may differ"
-            " by the tensors that freezing finished samples takes, never with the number of"
-            " steps."
+            f" solve alone would take if they were kept. What is saved {same}; the peaks lie within"
+            f" {number(100 * (peaks[-1] / peaks[0] - 1))} % of one another while the steps grow"
+            f" {times(steps[-1] / steps[0]).replace(' x', '-fold')} (samples that finish early are"
+            " masked, which takes a few tensors)."
         ),
         "",
         *table(header, training),

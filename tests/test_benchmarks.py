@@ -121,6 +121,7 @@ def test_saved_memory_does_not_grow_with_steps(results: dict[str, Any]) -> None:
 
 def test_live_bytes_follow_what_is_freed() -> None:
     with memory.LiveBytes() as live:
+        kept = torch.empty(0)
         for _ in range(3):
             kept = torch.zeros(100, dtype=torch.float32) + 1  # two tensors of 400 bytes, then one
         assert kept.sum() == 100
