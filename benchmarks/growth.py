@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.markdown import bytes_text, count, ms, number, table, times
+from benchmarks.markdown import bytes_text, count, ms, number, table
 
 
 def scaling_section(found: dict[str, Any], figures: str) -> list[str]:
@@ -64,53 +65,17 @@ def _scaling_row(value: str, row: dict[str, Any]) -> tuple[str, ...]:
 
 def memory_section(found: dict[str, Any]) -> list[str]:
     """Tables of what `memory.measure` returned."""
-    settings = found["settings"]
-    training = [
-        (
-            entry["solver"],
-            f"{entry['tolerance']:g}",
-            count(round(entry["steps"]["forward_slowest"])),
-            count(round(entry["steps"]["adjoint_slowest"])),
-            bytes_text(entry["saved_bytes"]),
-            bytes_text(entry["peak_bytes"]),
-            bytes_text(entry["unrolled_bytes"]),
-        )
-        for entry in found["training"]
-    ]
     header = ("solver", "tolerance", "forward", "adjoint", "saved", "peak", "unrolled")
     certifying = [
         (f"{e['tolerance']:g}", count(e["slowest_steps"]), bytes_text(e["peak_bytes"]))
         for e in found["certification"]
     ]
-    processes = [
-        (
-            entry["solver"],
-            count(round(entry["steps"]["forward_slowest"])),
-            count(round(entry["steps"]["adjoint_slowest"])),
-            bytes_text(entry["rss_bytes"]),
-        )
-        for entry in found["processes"]
-    ]
-    saved = {entry["saved_bytes"] for entry in found["training"]}
-    same = "is the same in every row" if len(saved) == 1 else "differs between rows"
-    peaks = sorted(entry["peak_bytes"] for entry in found["training"])
-    steps = sorted(entry["steps"]["forward_slowest"] for entry in found["training"])
     return [
         "## Memory",
         "",
-        (
-            f"A training step on {settings['batch']} samples in {settings['dtype']}, n ="
-            f" {settings['hidden']}, with few solver steps and with many (those of the slowest"
-            " sample). *Saved* is what autograd keeps for the backward pass, each storage once;"
-            " *peak* is the most that tensors made during the step held at once, gradients"
-            " included, weights and data not; *unrolled* is what the iterates of the forward"
-            f" solve alone would take if they were kept. What is saved {same}; the peaks lie within"
-            f" {number(100 * (peaks[-1] / peaks[0] - 1))} % of one another while the steps grow"
-            f" {times(steps[-1] / steps[0]).replace(' x', '-fold')} (samples that finish early are"
-            " masked, which takes a few tensors)."
-        ),
+        _memory_text(found),
         "",
-        *table(header, training),
+        *table(header, _training_rows(found["training"])),
         "",
         (
             "Certifying a batch of 1000 by (14), against the solver's tolerance; the peak is that"
@@ -124,5 +89,50 @@ def memory_section(found: dict[str, Any]) -> list[str]:
             " network, libraries included:"
         ),
         "",
-        *table(("solver", "forward", "adjoint", "resident"), processes),
+        *table(("solver", "forward", "adjoint", "resident"), _process_rows(found["processes"])),
     ]
+
+
+def _training_rows(entries: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    return [
+        (
+            entry["solver"],
+            f"{entry['tolerance']:g}",
+            count(round(entry["steps"]["forward_slowest"])),
+            count(round(entry["steps"]["adjoint_slowest"])),
+            bytes_text(entry["saved_bytes"]),
+            bytes_text(entry["peak_bytes"]),
+            bytes_text(entry["unrolled_bytes"]),
+        )
+        for entry in entries
+    ]
+
+
+def _process_rows(entries: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    return [
+        (
+            entry["solver"],
+            count(round(entry["steps"]["forward_slowest"])),
+            count(round(entry["steps"]["adjoint_slowest"])),
+            bytes_text(entry["rss_bytes"]),
+        )
+        for entry in entries
+    ]
+
+
+def _memory_text(found: dict[str, Any]) -> str:
+    settings = found["settings"]
+    saved = {entry["saved_bytes"] for entry in found["training"]}
+    same = "is the same in every row" if len(saved) == 1 else "differs between rows"
+    peaks = sorted(entry["peak_bytes"] for entry in found["training"])
+    steps = sorted(entry["steps"]["forward_slowest"] for entry in found["training"])
+    return (
+        f"A training step on {settings['batch']} samples in {settings['dtype']}, n ="
+        f" {settings['hidden']}, with few solver steps and with many (those of the slowest"
+        " sample). *Saved* is what autograd keeps for the backward pass, each storage once;"
+        " *peak* is the most that tensors made during the step held at once, gradients"
+        " included, weights and data not; *unrolled* is what the iterates of the forward"
+        f" solve alone would take if they were kept. What is saved {same}; the peaks lie within"
+        f" {number(100 * (peaks[-1] / peaks[0] - 1))} % of one another while the steps grow"
+        f" {steps[-1] / steps[0]:.0f}-fold."
+    )

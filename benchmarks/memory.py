@@ -6,6 +6,7 @@ Picard where ALPHA is 0, and prints the solver steps and the most memory that th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -175,8 +177,17 @@ def _alone(alpha: float, tolerance: float) -> dict[str, Any]:
         "solver": repr(network.solver),
         "tolerance": tolerance,
         "steps": steps,
-        "rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,  # Linux: KiB
+        "rss_bytes": _most_resident(),
     }
+
+
+def _most_resident() -> int:
+    """Bytes of this program; elsewhere than on Linux, perhaps of its parent at the fork."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text("utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _solver(alpha: float) -> Solver:

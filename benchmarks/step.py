@@ -25,10 +25,10 @@ from equicert.solvers import Average, Picard, Solver
 
 # name: the solver, and the kappa of the loss
 CONTESTANTS: Final[dict[str, tuple[Solver, float]]] = {
-    "picard": (Picard(), KAPPA),
+    "Picard": (Picard(), KAPPA),
     "average": (Average(), KAPPA),
-    "picard, kappa = 1": (Picard(), 1.0),
-    "picard, kappa = 0": (Picard(), 0.0),
+    "Picard, kappa = 1": (Picard(), 1.0),
+    "Picard, kappa = 0": (Picard(), 0.0),
 }
 _BATCHES: Final = 8
 _PLAIN_EPOCHS, _ROBUST_EPOCHS = 10, 30  # of the published 40: before the ramp, and after
@@ -55,7 +55,7 @@ def measure(
         "settings": {"batch": batch, "eps": EPS, "tolerance": TOLERANCE, "dtype": "float32"},
         "contestants": found,
         "ratio": {
-            clock: getattr(times["average"], clock) / getattr(times["picard"], clock)
+            clock: getattr(times["average"], clock) / getattr(times["Picard"], clock)
             for clock in ("cpu", "wall")
         },
         "epochs": _epochs({name: entry["time"] for name, entry in found.items()}, data, batch),
@@ -81,7 +81,7 @@ def _floor(
 def _epochs(times: dict[str, dict[str, Any]], data: DataSet, batch: int) -> dict[str, float]:
     """Seconds of training steps an epoch, from the CPU time of one, and of the published 40."""
     steps = -(-len(data.x_train) // batch)
-    plain, robust = times["picard, kappa = 0"]["cpu"], times["picard"]["cpu"]
+    plain, robust = times["Picard, kappa = 0"]["cpu"], times["Picard"]["cpu"]
     return {
         "steps": steps,
         "plain": steps * plain,
