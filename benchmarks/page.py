@@ -48,11 +48,12 @@ def _conditions(results: dict[str, Any]) -> list[str]:
             f"Machine: {machine['processor']}, {machine['logical_cores']} logical cores,"
             f" {machine['threads']} thread; Python {software['python']}, torch"
             f" {software['torch']}. Times are CPU times of the process unless they are called wall"
-            " times, which other load on the machine lengthens. Within a table's measurement the"
-            " contestants take turns (A B C A B C ...); each time is the median over rounds, each"
-            " ratio one of medians. *Products* are the matrix products of the same computation"
-            " alone, with as many solver steps as the slowest sample of a batch needs, at the"
-            " speed of this machine's library: the floor of any implementation by these products."
+            " times; other load on the machine lengthens both, wall times more. Within one"
+            " measurement the contestants take turns (A B C A B C ...); each time is the median"
+            " over rounds, each ratio one of medians. *Products* are the matrix products of the"
+            " same computation alone, with as many solver steps as the slowest sample of a batch"
+            " needs, at the speed of this machine's library: the floor of any implementation by"
+            " these products."
         ),
         "",
         (
