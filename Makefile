@@ -14,7 +14,7 @@ PYTHON ?= python3.11 python3.12 python3.13 python3
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long lint format format-check types wheel clean
+.PHONY: help install demo bench test test-long lint format format-check types wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## train, certify, attack and report on handwritten digits, into runs/demo
 	.venv/bin/equicert demo --out $(DEMO_OUT)
 
+bench: $(STAMP) ## measure speed and memory on MNIST with one thread, and write docs/performance.md
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks
+
 test: $(STAMP) ## run the tests
 	$(PY) -m pytest
 
@@ -65,4 +68,4 @@ wheel: $(STAMP) ## build the source archive, and from it the wheel, into dist
 
 clean: ## remove builds and caches; .venv and runs stay
 	rm -rf build dist .hypothesis .pytest_cache .ruff_cache
-	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

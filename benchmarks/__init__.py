@@ -1,0 +1,1 @@
+"""How fast equicert is, what sets the floor, and how cost grows: `python -m benchmarks`."""

@@ -1,0 +1,162 @@
+"""The benchmark suite works at tiny size, and its page shows the numbers that it measured.
+
+No test says how long anything takes.
+"""
+
+import argparse
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import memory, scaling, step, verdicts
+from benchmarks.__main__ import _parser, write
+from benchmarks.markdown import bytes_text, ms, number, seconds
+from benchmarks.page import page
+from benchmarks.picture import speed_picture
+from benchmarks.products import Product, Products, Size, solve_products, step_products
+from benchmarks.subjects import random_network, trained
+from benchmarks.timing import interleaved
+from equicert.data import DataSet, load_data
+from equicert.experiments.provenance import as_json
+from equicert.network import ImplicitNetwork
+from equicert.runs import versions
+
+HIDDEN = 7
+SWEEPS = scaling.Sweeps(hidden=(3, 5), batches=(1, 4), tolerances=(1e-2, 1e-6), batch=5)
+
+
+@pytest.fixture(scope="module")
+def data() -> DataSet:
+    digits = load_data("digits")
+    few = {name: getattr(digits, name)[:300] for name in ("x_train", "y_train")}
+    return replace(digits, **few, x_test=digits.x_test[:30], y_test=digits.y_test[:30])
+
+
+@pytest.fixture(scope="module")
+def network(data: DataSet) -> ImplicitNetwork:
+    return random_network(HIDDEN, data)
+
+
+@pytest.fixture(scope="module")
+def results(data: DataSet, network: ImplicitNetwork) -> dict[str, Any]:
+    cases = ((0.0, 1e-2), (0.05, 1e-8))
+    stored = network.store()
+    return {
+        "command": "python -m benchmarks",
+        "versions": versions(),
+        "machine": {"processor": "abacus", "logical_cores": 1, "threads": 1},
+        "settings": {
+            "data": {"name": data.name, "digest": data.digest, "inputs": data.inputs},
+            "epochs": 1,
+            "seed": 0,
+            "rounds": 1,
+            "contraction_rate": stored.contraction.rate,
+            "hidden": HIDDEN,
+        },
+        "step": step.measure(network, data, 1, 0.0, batch=10),
+        "verdicts": verdicts.measure(stored, data, 1, 0.0),
+        "scaling": scaling.measure(network, data, 1, 0.0, SWEEPS),
+        "memory": memory.measure(network, data, cases, alone=cases[:1]),
+        "seconds": 60.0,
+    }
+
+
+def test_contestants_take_turns() -> None:
+    heard: list[str] = []
+    found = interleaved({name: lambda name=name: heard.append(name) for name in "ab"}, 3)
+    assert heard == ["a", "b"] * 4  # once unmeasured
+    assert [found[name].rounds for name in "ab"] == [3, 3]
+    assert interleaved({"a": lambda: None}, 5, budget=0.0)["a"].rounds == 1
+
+
+def test_products_of_a_joint_solve_are_those_of_the_equations() -> None:
+    size = Size(batch=4, n=3, r=5, q=2)
+    counted = Products(solve_products(size, 7), torch.float32).flops
+    assert counted == 2 * 3 * (4 * 5 * 3) + 7 * 2 * 3 * (4 * 3 * 3)  # three of each shape
+    counted = Products(step_products(size, 7, 2), torch.float32).flops
+    with_u, with_w = 6 * 4 * 5 * 3, 3 * (7 + 1 + 2 + 1) * 4 * 3 * 3
+    read_out = (2 + 4) * 4 * 3 * 2 + 3 * 4 * 3 * 2**2
+    assert counted == 2 * (with_u + with_w + read_out)
+    Products([Product(2, 3, 4, 5)], torch.float64)()
+
+
+def test_page_shows_what_was_measured(results: dict[str, Any]) -> None:
+    text = page(results, "results")
+    for entry in results["step"]["contestants"].values():
+        for part in (ms(entry["time"]["cpu"]), number(entry["steps"]["adjoint"])):
+            assert f"| {part} |" in text
+    for entry in results["verdicts"]["times"].values():
+        assert seconds(entry["cpu"]) in text
+    for name in ("hidden", "batch", "tolerance"):
+        for row in results["scaling"][name]:
+            assert f"| {row[name]:g} | {ms(row['times']['solve']['cpu'])} |" in text
+    for entry in results["memory"]["training"]:
+        assert bytes_text(entry["saved_bytes"]) in text
+    assert "abacus" in text
+
+
+def test_page_of_one_section_has_that_section(results: dict[str, Any]) -> None:
+    others = ("step", "verdicts", "scaling")
+    text = page({key: value for key, value in results.items() if key not in others}, "results")
+    assert "## Memory" in text
+    assert "## Rigorous verdicts" not in text
+
+
+def test_rigorous_and_plain_certify_alike(results: dict[str, Any]) -> None:
+    certified = results["verdicts"]["certified"]
+    assert certified["interval"] <= certified["plain"] <= certified["interval"] + 1
+
+
+def test_saved_memory_does_not_grow_with_steps(results: dict[str, Any]) -> None:
+    few, many = results["memory"]["training"]
+    assert many["steps"]["forward"] > 20 * few["steps"]["forward"]
+    assert many["saved_bytes"] == few["saved_bytes"] > 0
+    assert many["peak_bytes"] < 1.5 * few["peak_bytes"]
+
+
+def test_live_bytes_follow_what_is_freed() -> None:
+    with memory.LiveBytes() as live:
+        kept = torch.empty(0)
+        for _ in range(3):
+            kept = torch.zeros(100, dtype=torch.float32) + 1  # two tensors of 400 bytes, then one
+        assert kept.sum() == 100
+    assert 800 <= live.peak <= 1300
+    history = []
+    with memory.LiveBytes() as live:
+        history += [torch.zeros(100, dtype=torch.float32) for _ in range(10)]
+    assert live.peak == 4000 == sum(tensor.nbytes for tensor in history)
+
+
+def test_written_files_fit_together(results: dict[str, Any], tmp_path: Path) -> None:
+    write(results, tmp_path / "results", tmp_path / "performance.md")
+    assert (tmp_path / "results" / "speed.json").read_text("utf-8") == as_json(results)
+    assert "(results/speed.png)" in (tmp_path / "performance.md").read_text("utf-8")
+    png = (tmp_path / "results" / "speed.png").read_bytes()
+    assert png == speed_picture(results["scaling"])
+    assert len(png) < 100_000
+    with Image.open(BytesIO(png)) as image:
+        assert image.size == (1200, 528)
+
+
+def test_trained_network_is_reused(data: DataSet, tmp_path: Path) -> None:
+    first = trained(data, 1, tmp_path)
+    [folder] = tmp_path.iterdir()
+    written = (folder / "checkpoint.pt").stat().st_mtime_ns
+    again = trained(data, 1, tmp_path)
+    assert (folder / "checkpoint.pt").stat().st_mtime_ns == written
+    assert torch.equal(first.U, again.U)
+    trained(data, 2, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_unknown_section_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["--only", "step,speed"])
+    assert "no such section: speed" in capsys.readouterr().err
+    options: argparse.Namespace = _parser().parse_args(["--only", "step,memory"])
+    assert options.only == ["step", "memory"]
