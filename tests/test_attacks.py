@@ -132,8 +132,9 @@ def test_awkward_networks(name: str, attack: Attack) -> None:
         assert min(exact_margins(network, result.adversarial[row], int(labels[row]))) < 0
 
 
-def test_no_attack_on_what_does_not_converge() -> None:
+def test_no_attack_on_what_does_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
     network = stored(CONTRACTING["gamma near 1"])
+    monkeypatch.setattr(StoredNetwork.solve, "__defaults__", (1e-9, 2, None))  # two steps only
     with pytest.raises(NotConvergedError, match="forward solve: 1 of 1 samples"):
         FGSM().run(network, torch.ones(1, 1), 0, 0.5)
 

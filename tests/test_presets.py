@@ -37,6 +37,16 @@ def test_cosine_falls_from_the_rate_to_nothing() -> None:
     assert all(a > b for a, b in itertools.pairwise(rates))
 
 
+@pytest.mark.parametrize("decay", ["step", "cosine"])
+def test_rates_rise_from_nothing_over_the_warm_up(decay: str) -> None:
+    config = TrainConfig(epochs=10, decay=decay, warmup=2.0)  # type: ignore[arg-type]
+    cold = TrainConfig(epochs=10, decay=decay)  # type: ignore[arg-type]
+    for time in (0.0, 0.5, 1.0, 2.0, 5.0, 9.0):
+        risen = min(time / 2, 1)
+        expected = risen * cold.at(time).learning_rate
+        assert config.at(time).learning_rate == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("overshoot", [0.5, 1.0, 1.25])
 def test_training_boxes_overshoot_what_is_certified(overshoot: float) -> None:
     config = TrainConfig(eps=0.2, overshoot=overshoot)

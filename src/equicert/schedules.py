@@ -49,7 +49,8 @@ class TrainConfig:
         kappa: final weight of the robust loss, in [0, 1].
         epochs: passes over the training split.
         batch_size: samples a step.
-        learning_rate: Adam's step size at the start.
+        learning_rate: Adam's step size at the start, or after the warm-up.
+        warmup: epochs over which Adam's step size rises to that linearly.
         decay: "step" lets it fall to learning_rate_late at late_epoch, "cosine" to 0 at the end by
             half a cosine, `(1 + cos(pi time/epochs)) / 2`.
         learning_rate_late: with "step", Adam's step size from late_epoch on.
@@ -84,6 +85,7 @@ class TrainConfig:
     epochs: int = _PUBLISHED_EPOCHS
     batch_size: int = 100
     learning_rate: float = 5e-4
+    warmup: float = 0.0
     decay: Literal["step", "cosine"] = "step"
     learning_rate_late: float = 1e-4
     late_epoch: float | None = None
@@ -148,6 +150,10 @@ class TrainConfig:
         return Setting(risen * self.overshoot * self.eps, risen * self.kappa, self._rate(time))
 
     def _rate(self, time: float) -> float:
+        risen = min(time / self.warmup, 1.0) if self.warmup > 0 else 1.0
+        return risen * self._warm_rate(time)
+
+    def _warm_rate(self, time: float) -> float:
         if self.decay == "cosine":
             return self.learning_rate * (1 + math.cos(math.pi * time / self.epochs)) / 2
         late = time >= self.milestone("late_epoch")
@@ -169,6 +175,7 @@ _RANGES: Final[dict[str, _Range]] = {
     "epochs": _COUNT,
     "batch_size": _COUNT,
     "learning_rate": _POSITIVE,
+    "warmup": _NOT_NEGATIVE,
     "learning_rate_late": _POSITIVE,
     "late_epoch": _NOT_NEGATIVE,
     "ramp_start": _NOT_NEGATIVE,
