@@ -15,7 +15,8 @@ from equicert.activations import parse_activation
 from equicert.boxes import Box
 from equicert.errors import InputError
 from equicert.losses import InclusionLoss, clipped_box, elided_margins, inclusion_loss
-from equicert.network import ImplicitNetwork, Materialised
+from equicert.materialised import Materialised
+from equicert.network import ImplicitNetwork
 from equicert.policies import Raise, Tally
 from equicert.stored import StoredNetwork
 from networks import ACTIVATIONS, Array, Network, arrays, random_network

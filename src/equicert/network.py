@@ -4,53 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from equicert.activations import Activation, ReLU
-from equicert.contraction import Contraction, prove_contraction
+from equicert.contraction import prove_contraction
 from equicert.errors import InputError
 from equicert.implicit_diff import attach
-from equicert.operators import Dense, Operator
+from equicert.materialised import Materialised
+from equicert.operators import Dense
 from equicert.policies import Policy, Raise
-from equicert.problems import AdjointProblem, Drive, PrimalProblem, Problem, Sweep, drive_error
-from equicert.problems.sweep import centres_and_widths
+from equicert.problems import AdjointProblem, Drive, PrimalProblem, Problem
 from equicert.solution import Solution
 from equicert.solvers import Picard, Solver, advice, solve
 from equicert.stored import StoredNetwork
 from equicert.weights import Contracting, Free, Weight
-
-
-@dataclass(frozen=True)
-class Materialised:
-    """The operators of one moment, with gradients to the parameters, and their proved contraction.
-
-    Made once per training step and shared by the forward and the embedded solve.
-    """
-
-    W: Operator
-    U: Operator
-    b: Tensor
-    contraction: Contraction
-
-    @cached_property
-    def diagonal(self) -> Tensor:  # (n,)
-        """The diagonal of W, without history."""
-        return self.W.detach().diagonal()
-
-    @cached_property
-    def sweep(self) -> Sweep:
-        """W_off on states, without history: what the solvers iterate with."""
-        return Sweep(self.W.detach().off_diagonal())
-
-    @cached_property
-    def pair_sweep(self) -> Sweep:
-        """W_off on pairs of bounds, alone or behind a state."""
-        return Sweep(self.sweep.off, self.sweep.off.absolute())
 
 
 @final
@@ -142,7 +112,7 @@ class ImplicitNetwork(nn.Module):
         """`z*(x)`, differentiable by one adjoint solve."""
         self._check(x, rows=True)
         drive = Drive(at.U.affine(x, at.b))
-        return self._fixed_point("forward", drive, lambda: _input_error(at, x), at)
+        return self._fixed_point("forward", drive, lambda: at.input_error(x), at)
 
     def reach(
         self,
@@ -159,7 +129,7 @@ class ImplicitNetwork(nn.Module):
         self._check_box(lo, hi)
         drive = Drive(at.U.affine(0.5 * (lo + hi), at.b), at.U.absolute().apply(0.5 * (hi - lo)))
         bounds = self._fixed_point(
-            "embedded", drive, lambda: _input_error(at, lo, hi).repeat(1, 2), at
+            "embedded", drive, lambda: at.input_error(lo, hi).repeat(1, 2), at
         )
         zlo, zhi = bounds.chunk(2, -1)
         return zlo, zhi
@@ -180,8 +150,8 @@ class ImplicitNetwork(nn.Module):
         drive = Drive(centre, at.U.absolute().apply(0.5 * (hi - lo)))
 
         def error() -> Tensor:
-            pair = _input_error(at, lo, hi)
-            return torch.cat([_input_error(at, x), pair, pair], -1)
+            pair = at.input_error(lo, hi)
+            return torch.cat([at.input_error(x), pair, pair], -1)
 
         z, zlo, zhi = self._fixed_point("joint", drive, error, at).chunk(3, -1)
         return z, zlo, zhi
@@ -193,7 +163,7 @@ class ImplicitNetwork(nn.Module):
     ) -> PrimalProblem:
         """The equation of z for each row of x, without gradient history."""
         self._check(x, rows=True)
-        return self._problem(Drive(at.U.affine(x, at.b)), lambda: _input_error(at, x), at)
+        return self._problem(Drive(at.U.affine(x, at.b)), lambda: at.input_error(x), at)
 
     @torch.no_grad()
     def solve(
@@ -264,7 +234,7 @@ class ImplicitNetwork(nn.Module):
         z = self._solve(what, problem).value
         if not torch.is_grad_enabled():
             return z
-        return self._attach(_preactivation(at, z, drive), z, problem)
+        return self._attach(at.preactivation(z, drive), z, problem)
 
     def _attach(
         self,
@@ -316,24 +286,6 @@ class ImplicitNetwork(nn.Module):
             raise InputError(
                 f"inputs are {x.dtype}, the network is {self.U.dtype}; convert one with .to(dtype)"
             )
-
-
-def _preactivation(at: Materialised, z: Tensor, drive: Drive) -> Tensor:
-    """`t = W z + u` on the rows z, which are held fixed, with history to W and to the drive."""
-    if drive.radius is None:
-        return at.W.affine(z, drive.centre)
-    n = drive.radius.shape[-1]
-    doubled, width = centres_and_widths(z, n)
-    centre = at.W.affine(doubled.view(-1, n), drive.centre.reshape(-1, n), 0.5)
-    radius = at.W.majorant().affine(width, drive.radius, 0.5)
-    *state, middle = centre.view_as(drive.centre).split(n, -1)
-    return torch.cat([*state, middle - radius, middle + radius], -1)
-
-
-def _input_error(at: Materialised, *points: Tensor) -> Tensor:  # (batch, n)
-    """The rounding error of `U x + b` at a point, or of centre and radius together of a box."""
-    size = torch.stack([point.detach().abs() for point in points]).amax(0)
-    return drive_error(at.U, len(points) * size, at.b)
 
 
 def _uniform(*shape: int, fan_in: int) -> Tensor:
