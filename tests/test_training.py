@@ -109,7 +109,11 @@ def test_published_settings() -> None:
     assert milestones == [10, 20, 30]
 
 
-@given(start=st.floats(0, 20), width=st.floats(0, 20), times=st.lists(st.floats(0, 50), min_size=2))
+@given(
+    start=st.floats(0, 20, allow_subnormal=False),
+    width=st.floats(0, 20),
+    times=st.lists(st.floats(0, 50), min_size=2),
+)
 def test_ramps_only_rise_and_reach_their_values(
     start: float, width: float, times: list[float]
 ) -> None:
@@ -154,7 +158,7 @@ BAD = [
     ("evaluate_samples", -1, "evaluate_samples must be"),
     ("recipe", "lipschitz", "recipe must be one of inclusion, got 'lipschitz'"),
     ("dtype", "float16", "dtype must be one of float32, float64, got 'float16'"),
-    ("solver", "newton", "solver must be one of picard, average"),
+    ("solver", "newton", "solver must be one of picard, anderson, average"),
     ("on_unconverged", "ignore", "on_unconverged must be one of raise, warn"),
     ("on_unconverged", ["warn"], "on_unconverged must be one of"),
     ("activation", 3, "activation must be a text"),

@@ -18,7 +18,7 @@ from equicert.operators import Dense
 from equicert.policies import Policy, Raise
 from equicert.problems import AdjointProblem, Drive, PrimalProblem, Problem
 from equicert.solution import Solution
-from equicert.solvers import Picard, Solver, advice, solve
+from equicert.solvers import Anderson, Picard, Solver, advice, solve
 from equicert.stored import StoredNetwork
 from equicert.weights import Contracting, Free, Weight
 
@@ -206,7 +206,7 @@ class ImplicitNetwork(nn.Module):
             stored.outputs,
             activation=stored.activation,
             weight=Free(W, stored.contraction.eta),
-            solver=solver,
+            solver=solver or Anderson(),
             tolerance=tolerance,
             max_steps=max_steps,
             on_unconverged=on_unconverged,
