@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import memory, scaling, step, subjects, verdicts
+from benchmarks import memory, scaling, slow, step, subjects, verdicts
 from benchmarks.page import page
 from benchmarks.picture import speed_picture
 from equicert.data import load_data
@@ -20,7 +20,7 @@ from equicert.experiments.provenance import as_json, machine
 from equicert.runs import versions, write_atomic
 from equicert.training import thread_count
 
-SECTIONS: Final = ("step", "verdicts", "scaling", "memory")
+SECTIONS: Final = ("step", "verdicts", "scaling", "slow", "memory")
 _OUT: Final = "docs/results"
 _PAGE: Final = "docs/performance.md"
 
@@ -53,6 +53,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "step": lambda: step.measure(network, data, rounds, 5 * options.budget),
         "verdicts": lambda: verdicts.measure(stored, data, -(-rounds // 5), 10 * options.budget),
         "scaling": lambda: scaling.measure(network, data, rounds, options.budget),
+        "slow": lambda: slow.measure(stored, rounds, options.budget),
         "memory": lambda: memory.measure(network, data),
     }
     results: dict[str, Any] = {

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from benchmarks.growth import memory_section, scaling_section
 from benchmarks.markdown import count, ms, number, seconds, table, times
+from benchmarks.slow import slow_section
 
 _AIMS: Final = {"ratio": 5.0, "step_ms": 3.5, "total_s": 150.0}
 _VERDICT_AIMS: Final = {"interval_s": 0.3, "ratio": 2.0, "lipschitz_s": 0.1}
@@ -28,6 +29,8 @@ def page(results: dict[str, Any], figures: str) -> str:
         lines += ["", *_verdicts(results["verdicts"])]
     if "scaling" in results:
         lines += ["", *scaling_section(results["scaling"], figures)]
+    if "slow" in results:
+        lines += ["", *slow_section(results["slow"])]
     if "memory" in results:
         lines += ["", *memory_section(results["memory"])]
     return "\n".join(map(_wrapped, [*lines, "", *_again(results, figures)]))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import memory, scaling, step, verdicts
+from benchmarks import memory, scaling, slow, step, verdicts
 from benchmarks.__main__ import _parser, write
 from benchmarks.markdown import bytes_text, ms, number, seconds
 from benchmarks.page import page
@@ -61,6 +61,7 @@ def results(data: DataSet, network: ImplicitNetwork) -> dict[str, Any]:
         "step": step.measure(network, data, 1, 0.0, batch=10),
         "verdicts": verdicts.measure(stored, data, 1, 0.0),
         "scaling": scaling.measure(network, data, 1, 0.0, SWEEPS),
+        "slow": slow.measure(stored, 1, 0.1, rates=(0.5, 0.99), batch=3),
         "memory": memory.measure(network, data, cases, alone=cases[:1]),
         "seconds": 60.0,
     }
@@ -160,3 +161,12 @@ def test_unknown_section_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such section: speed" in capsys.readouterr().err
     options: argparse.Namespace = _parser().parse_args(["--only", "step,memory"])
     assert options.only == ["step", "memory"]
+
+
+def test_slow_networks_take_fewer_steps_by_anderson(results: dict[str, Any]) -> None:
+    rows = {row["network"]: row["steps"] for row in results["slow"]["rows"]}
+    assert rows.keys() == {"trained", "rate 0.5", "rate 0.99"}
+    assert rows["rate 0.5"]["picard"] < rows["rate 0.99"]["picard"]
+    assert rows["rate 0.99"]["anderson"] < rows["rate 0.99"]["picard"] / 3
+    text = page(results, "results")
+    assert all(number(steps["anderson"]) in text for steps in rows.values())
