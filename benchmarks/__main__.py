@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     data = load_data(options.data, options.data_dir)
     _say(began, f"a robust network, {options.epochs} epochs, or the one of an earlier run")
-    network = subjects.trained(data, options.epochs, Path(options.work))
+    network, training = subjects.trained(data, options.epochs, Path(options.work))
     stored, rounds = network.store(), options.rounds
     sections: dict[str, Callable[[], dict[str, Any]]] = {
         "step": lambda: step.measure(network, data, rounds, 5 * options.budget),
@@ -60,6 +60,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "settings": {
             "data": {"name": data.name, "digest": data.digest, "inputs": data.inputs},
             "epochs": options.epochs,
+            "training_seconds": training,
             "seed": subjects.SEED,
             "rounds": rounds,
             "model_digest": stored.digest,
@@ -96,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         default=4.0,
         help="seconds a row of the scaling",
     )
-    parser.add_argument("--epochs", type=int, default=8, help="of the network that is measured")
+    parser.add_argument("--epochs", type=int, default=40, help="of the network that is measured")
     parser.add_argument("--work", default="runs/bench", help="keeps the trained network")
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--data-dir", help="where mnist/ lies; default $EQUICERT_DATA_DIR")

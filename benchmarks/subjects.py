@@ -95,8 +95,10 @@ class JointSolve:
         self.network.state_and_reach(x, *clipped_box(x, EPS, self._domain), self._at)
 
 
-def trained(data: DataSet, epochs: int, folder: Path) -> ImplicitNetwork:
-    """The robust network of the published recipe, shortened; trained once, then reused.
+def trained(data: DataSet, epochs: int, folder: Path) -> tuple[ImplicitNetwork, float]:
+    """The robust network of the published recipe, and the seconds that its epochs took.
+
+    It is trained once, then reused; the seconds include each epoch's accuracies.
 
     Each config and data set has a folder of its own below `folder`, which a run resumes or finds
     finished; `Trainer` compares what the folder records.
@@ -105,8 +107,8 @@ def trained(data: DataSet, epochs: int, folder: Path) -> ImplicitNetwork:
     identity = json.dumps(RunRecord(config, data, data.name).identity(), sort_keys=True)
     own = folder / f"{data.name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     trainer = Trainer(data, config, own, resume=True)
-    trainer.run()
-    return trainer.network
+    metrics = trainer.run().metrics
+    return trainer.network, sum(line["seconds"] for line in metrics)
 
 
 def random_network(n: int, data: DataSet, dtype: torch.dtype = torch.float32) -> ImplicitNetwork:

@@ -55,6 +55,7 @@ def results(data: DataSet, network: ImplicitNetwork) -> dict[str, Any]:
             "epochs": 1,
             "seed": 0,
             "rounds": 1,
+            "training_seconds": 1.0,
             "contraction_rate": stored.contraction.rate,
             "hidden": HIDDEN,
         },
@@ -145,10 +146,11 @@ def test_written_files_fit_together(results: dict[str, Any], tmp_path: Path) -> 
 
 
 def test_trained_network_is_reused(data: DataSet, tmp_path: Path) -> None:
-    first = trained(data, 1, tmp_path)
+    first, took = trained(data, 1, tmp_path)
+    assert took > 0
     [folder] = tmp_path.iterdir()
     written = (folder / "checkpoint.pt").stat().st_mtime_ns
-    again = trained(data, 1, tmp_path)
+    again, _ = trained(data, 1, tmp_path)
     assert (folder / "checkpoint.pt").stat().st_mtime_ns == written
     assert torch.equal(first.U, again.U)
     trained(data, 2, tmp_path)
