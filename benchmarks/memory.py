@@ -45,8 +45,8 @@ CASES: Final[tuple[tuple[float, float], ...]] = (  # alpha (0: Picard), toleranc
     (0.0, 1e-4),
     (0.0, 1e-8),
     (0.0, 1e-12),
-    (0.1, 1e-12),
-    (0.01, 1e-12),
+    (0.1, 1e-9),
+    (0.01, 1e-9),
 )
 _ALONE: Final = (CASES[0], CASES[3], CASES[5])
 _TOLERANCES: Final = (1e-2, 1e-4, 1e-7, 1e-10, 1e-12)
