@@ -300,3 +300,21 @@ def test_boxes_carry_no_gradients() -> None:
     for box in (Box.around(x, 0.1), Box.within(x, 0.1), Box(x, x)):
         assert not box.lo.requires_grad
         assert not box.centre_radius()[0].requires_grad
+
+
+def test_boxes_of_many_rows_are_those_of_each_row() -> None:
+    """They are made a block at a time."""
+    x = torch.rand(700, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    vector = torch.linspace(0, 0.3, 400, dtype=torch.float64)
+    each = torch.linspace(0, 0.3, 700, dtype=torch.float64)[:, None]
+    radii: list[tuple[float | torch.Tensor, list[float | torch.Tensor]]] = [
+        (0.1, [0.1] * 700),
+        (vector, [vector] * 700),
+        (each, [float(e) for e in each]),
+    ]
+    for eps, alone in radii:
+        whole = Box.around(x, eps, (0.0, 1.0))
+        for row in (0, 326, 327, 328, 654, 699):
+            one = Box.around(x[row], alone[row], (0.0, 1.0))
+            assert torch.equal(whole.lo[row], one.lo[0])
+            assert torch.equal(whole.hi[row], one.hi[0])

@@ -326,3 +326,20 @@ def test_worker_threads_that_flush_are_noticed() -> None:
     threads = {**os.environ, "OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", _WORKERS], env=threads, check=False, timeout=60)
     assert done.returncode == 7
+
+
+def test_images_of_many_rows_enclose_those_of_each_row() -> None:
+    """They are made a block at a time; the parts end up in their places."""
+    generator = torch.Generator().manual_seed(0)
+    A = torch.randn(3, 2000, generator=generator, dtype=torch.float64)
+    lo = torch.randn(300, 2000, generator=generator, dtype=torch.float64)
+    hi = lo + torch.rand(300, 1, generator=generator, dtype=torch.float64)
+    enclosure = Enclosure.of(Dense(A))
+    low, high = enclosure.image(lo, hi)
+    assert low.shape == high.shape == (300, 3)
+    for row in (0, 130, 131, 132, 262, 299):
+        one_low, one_high = enclosure.image(lo[row : row + 1], hi[row : row + 1])
+        torch.testing.assert_close(low[row], one_low[0], rtol=0, atol=1e-9)
+        torch.testing.assert_close(high[row], one_high[0], rtol=0, atol=1e-9)
+    empty, _ = enclosure.image(lo[:0], hi[:0])
+    assert empty.shape == (0, 3)

@@ -15,6 +15,8 @@ from equicert.rounding import add_down, add_up, centre_radius
 Bound: TypeAlias = float | np.ndarray | Tensor  # a number for all coordinates, or (r,)
 Domain: TypeAlias = tuple[Bound, Bound] | None
 
+_BLOCK = 2**17  # numbers that are worked on at a time, a megabyte: the caches hold a few of those
+
 
 @dataclass(frozen=True)
 class Box:
@@ -124,10 +126,13 @@ class Surroundings:
 
     def __getitem__(self, rows: slice) -> Box:
         x = self._x[rows]
-        eps = self._eps[rows] if self._eps.ndim == 2 else self._eps
-        lo, hi = add_down(x, -eps), add_up(x, eps)
-        torch.maximum(lo, self._low, out=lo)
-        torch.minimum(hi, self._high, out=hi)
+        each = self._eps.ndim == 2
+        eps = self._eps[rows] if each else self._eps.reshape(1, -1).expand(len(x), -1)
+        lo, hi = torch.empty_like(x), torch.empty_like(x)
+        block = max(1, _BLOCK // max(x.shape[1], 1))
+        for part, e, low, high in zip(*(t.split(block) for t in (x, eps, lo, hi)), strict=True):
+            torch.maximum(add_down(part, -e), self._low, out=low)
+            torch.minimum(add_up(part, e), self._high, out=high)
         if not (all_finite(lo) and all_finite(hi)):
             return Box(lo, hi)  # which says what is wrong
         box = object.__new__(Box)  # lo <= x <= hi by construction

@@ -15,6 +15,8 @@ from torch import Tensor
 from equicert.operators import Operator
 from equicert.rounding import TINY, UNIT, centre_radius, down, gamma, up
 
+_BLOCK = 2**18  # numbers that are worked on at a time, so that the caches hold them
+
 
 @dataclass(frozen=True)
 class Enclosure:
@@ -42,6 +44,12 @@ class Enclosure:
         NaN or infinity in, or an overflow on the way, gives NaN or infinity out, never a bound
         that is finite and wrong; callers test with comparisons that NaN fails.
         """
+        rows = max(1, _BLOCK // max(lo.shape[-1], 1))
+        parts = zip(lo.split(rows), hi.split(rows), strict=True)
+        low, high = zip(*(self._image(*part) for part in parts), strict=True)
+        return torch.cat(low), torch.cat(high)
+
+    def _image(self, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
         c, rho = centre_radius(lo, hi)
         g = gamma(self.A.terms + 2)
         m = self.A.apply(c)
