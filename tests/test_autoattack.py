@@ -13,23 +13,11 @@ from equicert.certification import certify
 from equicert.errors import ConfigError, InputError
 from equicert.network import ImplicitNetwork
 from equicert.stored import StoredNetwork
-from networks import random_network
+from test_attacks import problem
 
 PARTS: tuple[Part, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
 SHORT: dict[str, Any] = {"iterations": 15, "queries": 60}
 UNIT = (0.0, 1.0)
-
-
-def problem(
-    seed: int, samples: int = 40, inputs: int = 6, classes: int = 4, scale: float = 1.0
-) -> tuple[StoredNetwork, Tensor, Tensor]:
-    """A random network, points of the unit cube, and the classes that it predicts there."""
-    rng = np.random.default_rng(seed)
-    drawn = random_network(rng, 12, inputs, classes)
-    W, U, b, C, c = drawn.arrays
-    network = StoredNetwork.from_arrays(W, 4 * U, b, scale * C, scale * c, eta=drawn.eta)
-    x = torch.from_numpy(rng.random((samples, inputs)))
-    return network, x, network.predict(x).argmax(1)
 
 
 def linear(seed: int, samples: int = 30) -> tuple[StoredNetwork, Tensor, Tensor]:

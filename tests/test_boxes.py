@@ -314,7 +314,7 @@ def test_boxes_of_many_rows_are_those_of_each_row() -> None:
     ]
     for eps, alone in radii:
         whole = Box.around(x, eps, (0.0, 1.0))
-        for row in (0, 326, 327, 328, 654, 699):
+        for row in (0, 327, 328, 654, 655, 656, 699):
             one = Box.around(x[row], alone[row], (0.0, 1.0))
             assert torch.equal(whole.lo[row], one.lo[0])
             assert torch.equal(whole.hi[row], one.hi[0])

@@ -163,6 +163,7 @@ def test_absolute_row_sums(make: Make) -> None:
     sums = A.absolute_row_sums()
     assert sums.shape == A.shape[:1]
     assert torch.equal(sums, matrix(A).abs().sum(1))
+    assert torch.equal(A.row_sums(), matrix(A).sum(1))
 
 
 @SQUARE

@@ -15,7 +15,7 @@ from equicert.rounding import add_down, add_up, centre_radius
 Bound: TypeAlias = float | np.ndarray | Tensor  # a number for all coordinates, or (r,)
 Domain: TypeAlias = tuple[Bound, Bound] | None
 
-_BLOCK = 2**17  # numbers that are worked on at a time, a megabyte: the caches hold a few of those
+BLOCK = 2**18  # numbers that are worked on at a time, two megabytes: the caches hold a few of those
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Surroundings:
         each = self._eps.ndim == 2
         eps = self._eps[rows] if each else self._eps.reshape(1, -1).expand(len(x), -1)
         lo, hi = torch.empty_like(x), torch.empty_like(x)
-        block = max(1, _BLOCK // max(x.shape[1], 1))
+        block = max(1, BLOCK // max(x.shape[1], 1))
         for part, e, low, high in zip(*(t.split(block) for t in (x, eps, lo, hi)), strict=True):
             torch.maximum(add_down(part, -e), self._low, out=low)
             torch.minimum(add_up(part, e), self._high, out=high)

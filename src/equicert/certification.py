@@ -187,9 +187,8 @@ def _proved_wrong(
     """Where `y_rival > y_label` is proved at x itself, a box of width zero."""
     z, bound = solved
     query = Query.of_margins(Box(x, x), rivals, network.outputs)
-    residual = bound / network.contraction.eta.amax()
     drive = network.drive_bounds(x, x)
-    state = prove_state_box(network, drive, z, z, bound <= _POINT_TOLERANCE, residual)
+    state = prove_state_box(network, drive, z, z, bound <= _POINT_TOLERANCE, bound)
     lower = answer_from_state(network, query, state).lower
     column = labels - (labels > rivals).to(torch.int64)  # of the label among the rival's others
     return lower.gather(1, column[:, None])[:, 0] > 0

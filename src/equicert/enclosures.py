@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equicert.boxes import BLOCK
 from equicert.operators import Operator
 from equicert.rounding import TINY, UNIT, centre_radius, down, gamma, up
-
-_BLOCK = 2**18  # numbers that are worked on at a time, so that the caches hold them
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,7 @@ class Enclosure:
         """Prepare an operator; float32 entries are widened to float64, which is exact."""
         A = A.detach().to(dtype=torch.float64)
         magnitude = A.absolute()
-        ones = torch.ones(1, A.shape[1], dtype=A.dtype, device=A.device)
-        return cls(A, magnitude, magnitude.apply(ones)[0])
+        return cls(A, magnitude, magnitude.row_sums())
 
     def image(
         self,
@@ -44,7 +42,7 @@ class Enclosure:
         NaN or infinity in, or an overflow on the way, gives NaN or infinity out, never a bound
         that is finite and wrong; callers test with comparisons that NaN fails.
         """
-        rows = max(1, _BLOCK // max(lo.shape[-1], 1))
+        rows = max(1, BLOCK // max(lo.shape[-1], 1))
         parts = zip(lo.split(rows), hi.split(rows), strict=True)
         low, high = zip(*(self._image(*part) for part in parts), strict=True)
         return torch.cat(low), torch.cat(high)

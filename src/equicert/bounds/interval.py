@@ -40,9 +40,7 @@ class Interval(StateBoxMethod):
         problem = network.embedded_problem(*drive)
         solution = solve(problem, Anderson(), self.tolerance, self.max_steps)
         lo, hi = solution.value.chunk(2, -1)
-        # The solver stopped on max(eta) times the residual before its last step, which is no less.
-        residual = solution.bound / network.contraction.eta.amax()
-        return prove_state_box(network, drive, lo, hi, solution.converged, residual)
+        return prove_state_box(network, drive, lo, hi, solution.converged, solution.bound)
 
 
 def check_width(network: StoredNetwork, box: Box) -> None:

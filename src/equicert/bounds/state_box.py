@@ -29,15 +29,18 @@ def prove_state_box(
     lo: Tensor,  # (batch, n) proposal, from any source
     hi: Tensor,  # (batch, n)
     converged: Tensor,  # (batch,) bool, whether the source met its tolerance
-    residual: Tensor | None = None,  # (batch,) least t known with |residual| <= t gaps; else found
+    bound: Tensor | None = None,  # (batch,) the error bound that a solver stopped on, if one did
 ) -> StateBox:
-    """The proposal, widened where needed until it passes the test; unproved where it never does."""
+    """The proposal, widened where needed until it passes the test; unproved where it never does.
+
+    A solver's bound is max(eta) times the residual before its last step, which is no less than what
+    is left; without one, the residual is computed.
+    """
     lo, hi = torch.minimum(lo, hi), torch.maximum(lo, hi)
     resolution = _resolution(network, lo, hi)
-    if residual is None:
-        residual = _residual(network, drive, lo, hi)
-    due = residual + resolution
     eta = network.contraction.eta
+    known = _residual(network, drive, lo, hi) if bound is None else bound / eta.amax()
+    due = known + resolution
     best_lo, best_hi = lo.clone(), hi.clone()
     proved = torch.zeros(len(lo), dtype=torch.bool, device=lo.device)
     for factor in _WIDENINGS:
@@ -45,9 +48,9 @@ def prove_state_box(
         if not len(rows):
             break
         part = (drive[0][rows], drive[1][rows])
-        if factor == _WIDENINGS[1]:  # what was told was not enough: see for ourselves
+        if bound is not None and factor == _WIDENINGS[1]:  # it was not enough: see for ourselves
             found = _residual(network, part, lo[rows], hi[rows])
-            due[rows] = torch.maximum(residual[rows], found) + resolution[rows]
+            due[rows] = torch.maximum(known[rows], found) + resolution[rows]
         widen = (factor * due[rows, None]) * eta
         wide_lo = (lo[rows] - widen).clamp(min=network.activation.lower)
         wide_hi = (hi[rows] + widen).clamp(max=network.activation.upper)

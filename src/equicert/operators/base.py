@@ -93,8 +93,12 @@ class Operator(ABC):
 
     def absolute_row_sums(self) -> Tensor:  # (n,)
         """`|A| 1`."""
+        return self.absolute().row_sums()
+
+    def row_sums(self) -> Tensor:  # (n,)
+        """`A 1`."""
         ones = torch.ones(1, self.shape[1], dtype=self.dtype, device=self.device)
-        return self.absolute().apply(ones)[0]
+        return self.apply(ones)[0]
 
     def dense(self) -> Tensor:  # (n, m)
         """The full matrix, for methods that factorise it."""
