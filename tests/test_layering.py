@@ -17,7 +17,7 @@ PACKAGE = "equicert"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 FLOORS = {
-    0: "errors norms activations scalar_roots boxes rounding",
+    0: "kernels errors norms activations scalar_roots boxes rounding",
     1: "operators",
     2: "enclosures contraction weights solution policies problems solvers",
     3: "implicit_diff materialised stored network",

@@ -33,6 +33,8 @@ class Activation(ABC):
     beta: float = 1.0
     lower: float = -math.inf
     upper: float = math.inf
+    slopes: tuple[float, float] | None = None  # if phi(t) = min(max(s t, lower), upper), s the
+    # first of them for t < 0 and the second for t > 0
 
     @abstractmethod
     def phi(self, t: Tensor) -> Tensor:
@@ -76,6 +78,7 @@ class ReLU(Activation):
 
     name = "relu"
     lower = 0.0
+    slopes = (0.0, 1.0)
 
     def phi(self, t: Tensor) -> Tensor:
         return t.clamp(min=0)
@@ -109,6 +112,10 @@ class LeakyReLU(Activation):
     def lower(self) -> float:  # type: ignore[override]
         return 0.0 if self.negative_slope == 0 else -math.inf
 
+    @property
+    def slopes(self) -> tuple[float, float]:  # type: ignore[override]
+        return self.negative_slope, 1.0
+
     def __post_init__(self) -> None:
         _check_parameter(self.name, "negative_slope", self.negative_slope)
 
@@ -141,6 +148,7 @@ class HardTanh(Activation):
 
     name = "hard_tanh"
     lower, upper = -1.0, 1.0
+    slopes = (1.0, 1.0)
 
     def phi(self, t: Tensor) -> Tensor:
         return t.clamp(-1, 1)
@@ -164,6 +172,7 @@ class Identity(Activation):
     """`t`."""
 
     name = "identity"
+    slopes = (1.0, 1.0)
 
     def phi(self, t: Tensor) -> Tensor:
         return t

@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from equicert import kernels
 from equicert.contraction import Contraction
 from equicert.problems.base import Problem, rounding_of, tile
 from equicert.problems.sweep import Drive, Sweep
@@ -55,10 +56,16 @@ class AdjointProblem(Problem):
         return eta * self._scale / (gaps * self._scale).amin(-1, keepdim=True)
 
     def full(self, z: Tensor) -> Tensor:
-        return self.sweep(self.slope * z, self._drive).addcmul_(self._own, z)
+        return self.sweep(z, self._drive, self.slope).rows().addcmul_(self._own, z)
 
     def eliminated(self, z: Tensor) -> Tensor:
-        return self.sweep(self.slope * z, self._drive).mul_(self._inverse)
+        return self.sweep(z, self._drive, self.slope).rows().mul_(self._inverse)
+
+    def advance(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        if not kernels.usable(z):
+            return super().advance(z)
+        image = self.sweep(z, self._drive, self.slope)
+        return kernels.scaled(image.centre, image.radius, z, self._inverse, self._weights)
 
     def error_bound(self, residual: Tensor) -> Tensor:
         return residual.abs().mul_(self._weights).sum(-1)

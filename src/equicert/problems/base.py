@@ -47,6 +47,14 @@ class Problem(ABC):
     def error_bound(self, residual: Tensor) -> Tensor:
         """(batch,) bound on the sup-norm error, from `G(z) - z` (batch, m); for z and for G(z)."""
 
+    def advance(
+        self,
+        z: Tensor,  # (batch, m)
+    ) -> tuple[Tensor, Tensor]:  # (batch, m), (batch,)
+        """`G(z)` and its `error_bound`: what a step of Picard's iteration needs."""
+        following = self.eliminated(z)
+        return following, self.error_bound(following - z)
+
     @abstractmethod
     def full_error_bound(self, residual: Tensor) -> Tensor:
         """The same from `F(z) - z`: `||z - z*|| <= ||F(z) - z|| / (1 - mu^+)`, weighted norm.

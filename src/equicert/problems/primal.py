@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from equicert import kernels
 from equicert.activations import Activation
 from equicert.contraction import Contraction
 from equicert.operators import Operator
@@ -53,6 +55,18 @@ class PrimalProblem(Problem):
         return self.activation.root(self._own)
 
     @cached_property
+    def _pieces(self) -> kernels.Pieces | None:
+        """psi for the compiled loops, where they and phi allow it."""
+        slopes, phi = self.activation.slopes, self.activation
+        if slopes is None or not kernels.usable(self.drive.centre):
+            return None
+        return kernels.pieces(slopes, (phi.lower, phi.upper), self.diagonal)
+
+    @cached_property
+    def _scale_array(self) -> np.ndarray:
+        return self._scale.numpy()
+
+    @cached_property
     def _scale(self) -> Tensor:
         """(m,) `max(eta) / gaps`."""
         return tile(self.contraction.scale, self.u)
@@ -62,10 +76,16 @@ class PrimalProblem(Problem):
         return tile(self.contraction.eta, self.u)
 
     def full(self, z: Tensor) -> Tensor:
-        return self.activation.phi(self.sweep(z, self.drive).addcmul_(self._own, z))
+        return self.activation.phi(self.sweep(z, self.drive).rows().addcmul_(self._own, z))
 
     def eliminated(self, z: Tensor) -> Tensor:
-        return self._root(self.sweep(z, self.drive))
+        return self._root(self.sweep(z, self.drive).rows())
+
+    def advance(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        if self._pieces is None:
+            return super().advance(z)
+        image = self.sweep(z, self.drive)
+        return kernels.root(image.centre, image.radius, z, self._pieces, self._scale_array)
 
     def error_bound(self, residual: Tensor) -> Tensor:
         return residual.abs().mul_(self._scale).amax(-1)

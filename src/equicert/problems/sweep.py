@@ -15,14 +15,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from equicert import kernels
 from equicert.operators import Operator
 
 
 class Drive(NamedTuple):
-    """What is added to the products.
+    """What is added to the products, and what they give: rows in centre-radius form.
 
     Attributes:
-        centre: (batch, n) of a state or of a pair, (batch, 2n) of a state and a pair.
+        centre: (batch, n) of a state or of a pair, (batch, 2n) of a state and a pair. A tensor of
+            its own where it comes from a product.
         radius: (batch, n) of the pair; None where there is none.
     """
 
@@ -57,14 +59,15 @@ class Sweep:
         self,
         z: Tensor,  # (batch, m)
         drive: Drive,
-    ) -> Tensor:  # (batch, m), a tensor of its own
+        slope: Tensor | None = None,  # (batch, m)
+    ) -> Drive:  # what the rows z, times slope if there is one, drive in the next step
         if self.magnitude is None or drive.radius is None:
-            return self.off.affine(z, drive.centre)
+            return Drive(self.off.affine(z if slope is None else slope * z, drive.centre))
         n = drive.radius.shape[-1]
-        doubled, width = centres_and_widths(z, n)
+        doubled, width = centres_and_widths(z, n, slope)
         centre = self.off.affine(doubled.view(-1, n), drive.centre.view(-1, n), 0.5)
         radius = self.magnitude.affine(width, drive.radius, 0.5)
-        return _rows(centre.view(drive.centre.shape), radius)
+        return Drive(centre.view(drive.centre.shape), radius)
 
     def split(
         self,
@@ -91,8 +94,12 @@ class Sweep:
 def centres_and_widths(
     z: Tensor,  # (batch, 2n) or (batch, 3n)
     n: int,
+    slope: Tensor | None = None,  # as z
 ) -> tuple[Tensor, Tensor]:  # (batch, n) or (batch, 2n), and (batch, n)
-    """`(lo + hi, hi - lo)` of the pairs; the former behind `2 z` if the rows hold a state, too."""
+    """`(lo + hi, hi - lo)` of the pairs of z, or of `slope * z`; behind 2 z, if a state is there."""
+    if kernels.usable(z, *([] if slope is None else [slope])):
+        return kernels.split(z, n, slope)
+    z = z if slope is None else slope * z
     *state, lo, hi = z.split(n, -1)
     if not state:
         return lo + hi, hi - lo

@@ -89,12 +89,11 @@ class _Mixing:
         z: Tensor,  # (batch, m) looked at until the first mixture only
     ) -> tuple[Tensor, Tensor]:
         point = z if self.proposal is None else self.proposal
-        image = self.problem.eliminated(point)
-        change = image - point
-        bound = self.problem.error_bound(change)
+        image, bound = self.problem.advance(point)
         if self.plain_left > 0:
             self.plain_left -= 1
             return image, bound
+        change = image - point
         self.history.append((image, change))
         if self.image is None or self.bound is None:
             self.image, self.bound, self.waited = image, bound, torch.zeros_like(bound)

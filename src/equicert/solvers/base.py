@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from equicert import kernels
 from equicert.errors import ConfigError
 from equicert.problems import Problem
 from equicert.solution import Solution
@@ -98,35 +99,31 @@ def solve(
 
 
 class _Outcome:
-    """The bookkeeping of a solve, cheap as long as no sample has finished."""
+    """The bookkeeping of a solve."""
 
     def __init__(self, z: Tensor, tolerance: float) -> None:
         self.tolerance = tolerance
         self.bound = z.new_full((len(z),), torch.inf)
         self.steps = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         self.finished = False
-        self._going: Tensor | None = None  # None as long as all do
+        self._going = torch.ones(len(z), dtype=torch.bool, device=z.device)
 
     def freeze(
         self,
         z: Tensor,  # (batch, m)
-        following: Tensor,  # (batch, m)
+        following: Tensor,  # (batch, m), may be overwritten
         bound: Tensor,  # (batch,) of following
         k: int,
     ) -> Tensor:  # (batch, m)
         """The iterate after k steps; samples that finished before keep theirs."""
-        unfinished = bound > self.tolerance  # false for NaN, too
-        if self._going is None:
-            self.bound = bound
-            self.steps.fill_(k)
-            if not bool(unfinished.all()):
-                self._going = unfinished
-                self.finished = not bool(unfinished.any())
+        if kernels.usable(z, following, bound):
+            before, after = (z, self.bound, self.steps), (following, bound)
+            self.finished = not kernels.settle(before, after, self._going, self.tolerance, k)
             return following
         self.bound = torch.where(self._going, bound, self.bound)
         self.steps += self._going
         z = torch.where(self._going[:, None], following, z)
-        self._going = self._going & unfinished
+        self._going = self._going & (bound > self.tolerance)  # false for NaN, too
         self.finished = not bool(self._going.any())
         return z
 

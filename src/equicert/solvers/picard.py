@@ -24,8 +24,7 @@ class Picard(Solver):
         problem: Problem,
         z: Tensor,  # (batch, m)
     ) -> tuple[Tensor, Tensor]:
-        following = problem.eliminated(z)
-        return following, problem.error_bound(following - z)
+        return problem.advance(z)
 
     def resolution(
         self,

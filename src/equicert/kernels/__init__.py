@@ -1,0 +1,10 @@
+"""Compiled loops for the CPU, where many small tensor operations would cost more than products.
+
+They are used for float32 and float64 on the CPU, and agree with the tensor operations that do the
+work elsewhere (on a GPU, in other types, without numba).
+"""
+
+from equicert.kernels.compiled import compiled, usable
+from equicert.kernels.steps import Pieces, pieces, root, scaled, settle, split
+
+__all__ = ["Pieces", "compiled", "pieces", "root", "scaled", "settle", "split", "usable"]

@@ -1,0 +1,222 @@
+"""A solver's step between its matrix products: entrywise work in one pass over memory.
+
+A step is two products and a dozen entrywise operations on small matrices, which cost more as
+separate torch calls than the products do. The loops below do the same in one call each.
+
+They only propose: what is certified is tested in rounded arithmetic elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equicert.kernels.compiled import compiled
+
+Pieces: TypeAlias = tuple[np.ndarray, np.ndarray, Any, Any]  # psi, piecewise linear: see `pieces`
+
+_INTEGER = {torch.float32: np.int32, torch.float64: np.int64}
+
+
+def split(
+    z: Tensor,  # (batch, 2n) or (batch, 3n)
+    n: int,
+    slope: Tensor | None = None,  # as z
+) -> tuple[Tensor, Tensor]:  # (batch, n) or (batch, 2n), and (batch, n)
+    """`(lo + hi, hi - lo)` of the pairs of z, or of `slope * z`; the former behind 2 z, if there."""
+    doubled, width = z.new_empty(len(z), z.shape[1] - n), z.new_empty(len(z), n)
+    factor = None if slope is None else slope.numpy()
+    compiled(_split)(z.numpy(), factor, doubled.numpy(), width.numpy())
+    return doubled, width
+
+
+def root(
+    centre: Tensor,  # (batch, n), or (batch, 2n) with a state in front
+    radius: Tensor | None,  # (batch, n) of a pair
+    z: Tensor,  # (batch, m) the rows before
+    pieces: Pieces,
+    scale: np.ndarray,  # (m,)
+) -> tuple[Tensor, Tensor]:  # (batch, m), (batch,)
+    """psi of the rows `(centre - radius, centre + radius)`, and `max_i scale_i |psi_i - z_i|`."""
+    out, bound = torch.empty_like(z), z.new_empty(len(z))
+    change = np.empty(z.shape[1], scale.dtype)
+    compiled(_root)(
+        centre.numpy(),
+        None if radius is None else radius.numpy(),
+        z.numpy(),
+        *pieces,
+        scale,
+        out.numpy(),
+        change,
+        change.view(_INTEGER[z.dtype]),
+        bound.numpy(),
+    )
+    return out, bound
+
+
+def pieces(
+    slopes: tuple[float, float],  # of phi left and right of 0, up to its limits
+    limits: tuple[float, float],
+    diagonal: Tensor,  # (n,)
+) -> Pieces:
+    """psi of a piecewise-linear phi, for `root`: `min(max(r s / (1 - s d), lower), upper)`."""
+    left, right = ((s / (1 - s * diagonal)).numpy() for s in slopes)
+    lower, upper = (left.dtype.type(end) for end in limits)
+    return left, right, lower, upper
+
+
+def scaled(
+    centre: Tensor,  # (batch, n), or (batch, 2n) with a state in front
+    radius: Tensor | None,  # (batch, n) of a pair
+    z: Tensor,  # (batch, m) the rows before
+    factor: Tensor,  # (batch, m)
+    weights: Tensor,  # (batch, m)
+) -> tuple[Tensor, Tensor]:  # (batch, m), (batch,)
+    """The rows `(centre - radius, centre + radius)` times factor, and the weighted change from z."""
+    out, bound = torch.empty_like(z), z.new_empty(len(z))
+    compiled(_scaled, reassociate=True)(
+        centre.numpy(),
+        None if radius is None else radius.numpy(),
+        z.numpy(),
+        factor.numpy(),
+        weights.numpy(),
+        out.numpy(),
+        bound.numpy(),
+    )
+    return out, bound
+
+
+def settle(
+    before: tuple[Tensor, Tensor, Tensor],  # z (batch, m), bound, steps (batch,) of the outcome
+    following: tuple[Tensor, Tensor],  # (batch, m), (batch,)
+    going: Tensor,  # (batch,) bool
+    tolerance: float,
+    k: int,
+) -> int:
+    """Take step k for the rows that still go, put the others back, and count who goes on.
+
+    All in place, in `following`'s rows and in the outcome's bound and steps.
+    """
+    z, *outcome = (t.numpy() for t in before)
+    rows, bound = (t.numpy() for t in following)
+    return compiled(_settle)(z, *outcome, rows, bound, going.numpy(), bound.dtype.type(tolerance), k)
+
+
+def _split(
+    z: np.ndarray, factor: np.ndarray | None, doubled: np.ndarray, width: np.ndarray
+) -> None:
+    n = width.shape[1]
+    first = z.shape[1] - 2 * n
+    for i in range(len(z)):
+        row, middle, wide = z[i], doubled[i], width[i]
+        for j in range(first):
+            value = row[j] if factor is None else row[j] * factor[i, j]
+            middle[j] = value + value
+        low, high, pair = row[first : first + n], row[first + n :], middle[first:]
+        if factor is None:
+            for j in range(n):
+                pair[j] = low[j] + high[j]
+                wide[j] = high[j] - low[j]
+        else:
+            by_low, by_high = factor[i, first : first + n], factor[i, first + n :]
+            for j in range(n):
+                lo, hi = low[j] * by_low[j], high[j] * by_high[j]
+                pair[j] = lo + hi
+                wide[j] = hi - lo
+
+
+def _root(
+    centre: np.ndarray,
+    radius: np.ndarray | None,
+    z: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    lower: Any,
+    upper: Any,
+    scale: np.ndarray,
+    out: np.ndarray,
+    change: np.ndarray,  # (m,) scratch
+    bits: np.ndarray,  # the same memory as integers
+    bound: np.ndarray,
+) -> None:
+    n, m = len(left), z.shape[1]
+    for i in range(len(z)):
+        row, before, middle = out[i], z[i], centre[i]
+        first = n if radius is None else m - 2 * n
+        for j in range(first):
+            r, a, b = middle[j], right[j], left[j]  # both loaded: a branch is not vectorised
+            value = r * (a if r > 0 else b)
+            value = lower if value < lower else value  # NaN stays NaN
+            row[j] = upper if value > upper else value
+        if radius is not None:
+            pair, reach, low, high = middle[first:], radius[i], row[first:], row[first + n :]
+            for j in range(n):
+                r, a, b = pair[j] - reach[j], right[j], left[j]
+                value = r * (a if r > 0 else b)
+                value = lower if value < lower else value
+                low[j] = upper if value > upper else value
+                r = pair[j] + reach[j]
+                value = r * (a if r > 0 else b)
+                value = lower if value < lower else value
+                high[j] = upper if value > upper else value
+        for j in range(m):
+            change[j] = abs(row[j] - before[j]) * scale[j]
+        # Non-negative floats are ordered as integers are, NaN above all; and integers vectorise.
+        most = bits[0]
+        for j in range(m):
+            most = max(most, bits[j])
+        bits[0] = most
+        bound[i] = change[0]
+
+
+def _scaled(
+    centre: np.ndarray,
+    radius: np.ndarray | None,
+    z: np.ndarray,
+    factor: np.ndarray,
+    weights: np.ndarray,
+    out: np.ndarray,
+    bound: np.ndarray,
+) -> None:
+    m = z.shape[1]
+    for i in range(len(z)):
+        row, before, by, weight, middle = out[i], z[i], factor[i], weights[i], centre[i]
+        first = m if radius is None else m - 2 * radius.shape[1]
+        for j in range(first):
+            row[j] = middle[j]
+        if radius is not None:
+            n, reach, pair = radius.shape[1], radius[i], middle[first:]
+            low, high = row[first:], row[first + n :]
+            for j in range(n):
+                low[j] = pair[j] - reach[j]
+                high[j] = pair[j] + reach[j]
+        total = by[0] * 0  # of the arrays' type
+        for j in range(m):
+            row[j] *= by[j]
+            total += abs(row[j] - before[j]) * weight[j]
+        bound[i] = total
+
+
+def _settle(
+    z: np.ndarray,
+    best: np.ndarray,
+    steps: np.ndarray,
+    following: np.ndarray,
+    bound: np.ndarray,
+    going: np.ndarray,
+    tolerance: Any,
+    k: int,
+) -> int:
+    left = 0
+    for i in range(len(z)):
+        if going[i]:
+            best[i] = bound[i]
+            steps[i] = k
+            going[i] = bound[i] > tolerance  # false for NaN, too
+            left += going[i]
+        else:
+            following[i] = z[i]
+    return left
