@@ -8,15 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from equicert.boxes import all_finite
 from equicert.enclosures import Enclosure
 from equicert.errors import NotContractingError
 from equicert.norms import best_eta
 from equicert.operators import Operator
-from equicert.rounding import down, self_test, up
+from equicert.rounding import down_array, self_test, up_array
 
 _SHIFTS = (0.5, 0.1, 1e-2, 1e-4, 1e-8)
 
@@ -94,19 +94,25 @@ def _candidates(
     yield last_resort
 
 
-def _test(magnitude: Enclosure, diagonal: Tensor, eta: Tensor) -> Contraction | None:
+def _test(magnitude: Enclosure, diagonal: Tensor, hint: Tensor) -> Contraction | None:
     """The rigorous comparison `(|W_off| eta)_i < (1 - W_ii) eta_i` for all i, or None.
 
-    It says that `(M eta)_i < eta_i`, that mu < 1 and that the rate is below 1, all at once.
+    It says that `(M eta)_i < eta_i`, that mu < 1 and that the rate is below 1, all at once. In
+    NumPy after the product: on vectors its calls cost a fifth of torch's, at every training step.
     """
-    if eta.shape != diagonal.shape or not bool(eta.amin() > 0) or not all_finite(eta):
+    if hint.shape != diagonal.shape:
         return None
-    spread = up(magnitude.magnitude_above(eta[None])[0] / eta)
-    slack = down(1 - diagonal)
-    rate = up(spread / slack)
-    gaps = down(eta * down(1 - rate))
-    bounds = torch.stack([up(diagonal + spread).amax(), rate.amax(), -slack.amin(), -gaps.amin()])
-    mu, greatest, *negated = bounds.tolist()  # NaN where an entry is, and then no comparison holds
-    if not (mu < 1 and greatest < 1 and all(value < 0 for value in negated)):
+    eta, own = hint.cpu().numpy(), diagonal.cpu().numpy()
+    if not (eta.min() > 0 and eta.max() < math.inf):  # false where an entry is NaN
         return None
-    return Contraction(eta, mu, greatest, gaps)
+    product = magnitude.magnitude_above(hint[None])[0].cpu().numpy()
+    with np.errstate(all="ignore"):  # overflows and NaNs are compared below
+        spread = up_array(product / eta)
+        slack = down_array(1 - own)
+        rate = up_array(spread / slack)
+        gaps = down_array(eta * down_array(1 - rate))
+        mu, greatest = float(up_array(own + spread).max()), float(rate.max())
+    # A NaN passes on to the extremes, and no comparison with one holds.
+    if not (mu < 1 and greatest < 1 and slack.min() > 0 and gaps.min() > 0):
+        return None
+    return Contraction(hint, mu, greatest, torch.from_numpy(gaps).to(hint))

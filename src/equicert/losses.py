@@ -110,8 +110,9 @@ def elided_margins(
     # For all pairs of rows in one product, (batch, q, q): no (batch, q, n) of gathered rows.
     spread = (C[:, None] - C).abs().flatten(0, 1)
     loss = (radius @ spread.mT).unflatten(1, (len(C), len(C)))
-    rows = torch.arange(len(labels), device=labels.device)
-    return y[rows, labels][:, None] - y - loss[rows, labels]
+    own = labels[:, None]
+    lost = loss.gather(1, own[:, :, None].expand(-1, 1, len(C)))[:, 0]
+    return y.gather(1, own) - y - lost
 
 
 def clipped_box(
@@ -125,6 +126,9 @@ def clipped_box(
     """
     if domain is None:
         return x - eps, x + eps
+    low, high = domain
+    if isinstance(low, float | int) and isinstance(high, float | int):
+        return (x - eps).clamp(min=low), (x + eps).clamp(max=high)
     low, high = (torch.as_tensor(end).to(x) for end in domain)
     return torch.maximum(x - eps, low), torch.minimum(x + eps, high)
 
@@ -135,8 +139,8 @@ def _check_labels(labels: Tensor, batch: int, classes: int) -> None:
             f"labels must be int64 of shape ({batch},), got {labels.dtype} of shape"
             f" {tuple(labels.shape)}"
         )
-    outside = (labels < 0) | (labels >= classes)
-    if bool(outside.any()):
+    if len(labels) and not (labels.amin() >= 0 and labels.amax() < classes):
+        outside = (labels < 0) | (labels >= classes)
         row = int(outside.nonzero()[0])
         raise InputError(
             f"label {int(labels[row])} of sample {row} is out of range: the network has {classes}"

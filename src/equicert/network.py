@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from equicert import kernels
 from equicert.activations import Activation, ReLU
 from equicert.contraction import prove_contraction
 from equicert.errors import InputError
@@ -144,10 +145,9 @@ class ImplicitNetwork(nn.Module):
         """`state(x)` and `reach(lo, hi)` by one solve and one adjoint: they share products."""
         at = at or self.materialise()
         self._check(x, rows=True)
-        self._check_box(lo, hi)
-        both = torch.stack([x, 0.5 * (lo + hi)], 1).flatten(0, 1)
+        both, half = self._centres(x, lo, hi)
         centre = at.U.affine(both, at.b).view(len(x), -1)
-        drive = Drive(centre, at.U.absolute().apply(0.5 * (hi - lo)))
+        drive = Drive(centre, at.U.absolute().apply(half))
 
         def error() -> Tensor:
             pair = at.input_error(lo, hi)
@@ -250,10 +250,9 @@ class ImplicitNetwork(nn.Module):
         slope = self.activation.slope(t.detach())
 
         def adjoint(g: Tensor) -> Tensor:
-            size = g.abs().amax(-1, keepdim=True)
-            size = torch.where(size == 0, torch.ones_like(size), size)
+            unit, size = _unit_rows(g)
             system = AdjointProblem(
-                problem.sweep.transposed, problem.diagonal, g / size, slope, problem.contraction
+                problem.sweep.transposed, problem.diagonal, unit, slope, problem.contraction
             )
             return (self._solve("adjoint", system).value * slope).mul_(size)
 
@@ -267,6 +266,15 @@ class ImplicitNetwork(nn.Module):
             hint = advice(problem, self.solver, solution, self.tolerance)
         self.policy.observe(f"{what} solve", solution, hint)
         return solution
+
+    def _centres(self, x: Tensor, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
+        """Each x followed by its box's centre, (2 batch, r), and the half-widths, (batch, r)."""
+        if kernels.usable(x, lo, hi) and x.shape == lo.shape == hi.shape:
+            both, half, ordered = kernels.centres(x, lo, hi)
+            if ordered:
+                return both, half
+        self._check_box(lo, hi)
+        return torch.stack([x, 0.5 * (lo + hi)], 1).flatten(0, 1), 0.5 * (hi - lo)
 
     def _check_box(self, lo: Tensor, hi: Tensor) -> None:
         self._check(lo, rows=True)
@@ -286,6 +294,17 @@ class ImplicitNetwork(nn.Module):
             raise InputError(
                 f"inputs are {x.dtype}, the network is {self.U.dtype}; convert one with .to(dtype)"
             )
+
+
+def _unit_rows(
+    g: Tensor,  # (batch, m)
+) -> tuple[Tensor, Tensor]:  # (batch, m), (batch, 1)
+    """Each row over its largest absolute entry, and those; 1 where a row is 0."""
+    if kernels.usable(g):
+        return kernels.unit_rows(g)
+    size = g.abs().amax(-1, keepdim=True)
+    size = torch.where(size == 0, torch.ones_like(size), size)
+    return g / size, size
 
 
 def _uniform(*shape: int, fan_in: int) -> Tensor:

@@ -13,6 +13,7 @@ import functools
 import math
 import random
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +40,20 @@ def down(
 ) -> Tensor:
     """The mirror image of `up`: a lower bound on the exact result that was rounded to x."""
     return torch.sub(x, x.abs(), alpha=4 * UNIT).sub_(_SLACK)
+
+
+def up_array(
+    x: np.ndarray,  # float64, any shape
+) -> np.ndarray:
+    """`up` for NumPy's arrays, whose calls cost less where they are short."""
+    return x + np.abs(x) * (4 * UNIT) + _SLACK
+
+
+def down_array(
+    x: np.ndarray,  # float64, any shape
+) -> np.ndarray:
+    """`down` for NumPy's arrays."""
+    return x - np.abs(x) * (4 * UNIT) - _SLACK
 
 
 def gamma(k: int) -> float:

@@ -191,9 +191,8 @@ class Trainer:
 
     def _step(self, epoch: int, moment: float, rows: Tensor) -> InclusionLoss:
         now = self.config.at(moment)
-        loss = inclusion_loss(
-            self.network, self._x[rows], self._labels[rows], now.eps, now.kappa, self.data.domain
-        )
+        x, labels = self._x.index_select(0, rows), self._labels.index_select(0, rows)
+        loss = inclusion_loss(self.network, x, labels, now.eps, now.kappa, self.data.domain)
         if not math.isfinite(float(loss.total.detach())):
             raise DivergedError(epoch + 1, now.learning_rate)
         for group in self._optimiser.param_groups:

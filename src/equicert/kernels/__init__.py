@@ -5,6 +5,30 @@ work elsewhere (on a GPU, in other types, without numba).
 """
 
 from equicert.kernels.compiled import compiled, usable
-from equicert.kernels.steps import Pieces, pieces, root, scaled, settle, split
+from equicert.kernels.inputs import centres
+from equicert.kernels.steps import (
+    Pieces,
+    adjoint_terms,
+    pieces,
+    root,
+    rows,
+    scaled,
+    settle,
+    split,
+    unit_rows,
+)
 
-__all__ = ["Pieces", "compiled", "pieces", "root", "scaled", "settle", "split", "usable"]
+__all__ = [
+    "Pieces",
+    "adjoint_terms",
+    "centres",
+    "compiled",
+    "pieces",
+    "root",
+    "rows",
+    "scaled",
+    "settle",
+    "split",
+    "unit_rows",
+    "usable",
+]

@@ -14,9 +14,10 @@ _TYPES = (torch.float32, torch.float64)
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether the loops take these tensors: contiguous, on the CPU, in single or double."""
+    """Whether the loops take these: contiguous, on the CPU, single or double, no gradient asked."""
     return _numba_found() and all(
-        t.device.type == "cpu" and t.dtype in _TYPES and t.is_contiguous() for t in tensors
+        t.is_cpu and t.dtype in _TYPES and t.is_contiguous() and not t.requires_grad
+        for t in tensors
     )
 
 

@@ -42,7 +42,7 @@ def root(
 ) -> tuple[Tensor, Tensor]:  # (batch, m), (batch,)
     """psi of the rows `(centre - radius, centre + radius)`, and `max_i scale_i |psi_i - z_i|`."""
     out, bound = torch.empty_like(z), z.new_empty(len(z))
-    change = np.empty(z.shape[1], scale.dtype)
+    change, _ = _scratch(z)
     compiled(_root)(
         centre.numpy(),
         None if radius is None else radius.numpy(),
@@ -55,6 +55,42 @@ def root(
         bound.numpy(),
     )
     return out, bound
+
+
+def rows(
+    centre: Tensor,  # (batch, n), or (batch, 2n) with a state in front
+    radius: Tensor | None,  # (batch, n) of a pair
+    pieces: Pieces,
+) -> Tensor:  # (batch, m)
+    """psi of the rows alone."""
+    first = centre if radius is None else torch.cat([centre, radius], -1)  # any of this shape
+    return root(centre, radius, first, pieces, np.zeros(first.shape[1], first.numpy().dtype))[0]
+
+
+def unit_rows(
+    g: Tensor,  # (batch, m)
+) -> tuple[Tensor, Tensor]:  # (batch, m), (batch, 1)
+    """Each row divided by its largest absolute entry, and those; 1 where a row is 0."""
+    out, size = torch.empty_like(g), g.new_empty(len(g), 1)
+    scratch, one = _scratch(g)
+    bits = scratch.view(_INTEGER[g.dtype])
+    compiled(_unit_rows)(g.numpy(), out.numpy(), size.numpy(), scratch, bits, one)
+    return out, size
+
+
+def adjoint_terms(
+    g: Tensor,  # (batch, m)
+    slope: Tensor,  # (batch, m)
+    diagonal: Tensor,  # (m,)
+    eta: Tensor,  # (m,)
+    gaps: Tensor,  # (m,)
+) -> tuple[Tensor, Tensor, Tensor]:  # (batch, m) each
+    """With s = 1 - diagonal slope: `1/s`, `eta s / min(gaps s)` and `g/s`."""
+    inverse, weights, start = torch.empty_like(g), torch.empty_like(g), torch.empty_like(g)
+    arrays = [t.numpy() for t in (g, slope, diagonal, eta, gaps, inverse, weights, start)]
+    scratch, one = _scratch(g)
+    compiled(_adjoint_terms)(*arrays, scratch, scratch.view(_INTEGER[g.dtype]), one)
+    return inverse, weights, start
 
 
 def pieces(
@@ -103,6 +139,14 @@ def settle(
     z, *outcome = (t.numpy() for t in before)
     rows, bound = (t.numpy() for t in following)
     return compiled(_settle)(z, *outcome, rows, bound, going.numpy(), bound.dtype.type(tolerance), k)
+
+
+def _scratch(
+    z: Tensor,  # (batch, m)
+) -> tuple[np.ndarray, Any]:
+    """Room for a row, and 1 in the type of z: with Python's, numba would compute in double."""
+    row = np.empty(z.shape[1], np.float32 if z.dtype == torch.float32 else np.float64)
+    return row, row.dtype.type(1)
 
 
 def _split(
@@ -220,3 +264,55 @@ def _settle(
         else:
             following[i] = z[i]
     return left
+
+
+def _unit_rows(
+    g: np.ndarray,
+    out: np.ndarray,
+    size: np.ndarray,
+    scratch: np.ndarray,
+    bits: np.ndarray,
+    one: Any,
+) -> None:
+    for i in range(len(g)):
+        row, unit = g[i], out[i]
+        for j in range(len(row)):
+            scratch[j] = abs(row[j])
+        most = bits[0]
+        for j in range(len(row)):
+            most = max(most, bits[j])  # as in `_root`
+        bits[0] = most
+        largest = one if scratch[0] == 0 else scratch[0]
+        size[i, 0] = largest
+        for j in range(len(row)):
+            unit[j] = row[j] / largest
+
+
+def _adjoint_terms(
+    g: np.ndarray,
+    slope: np.ndarray,
+    diagonal: np.ndarray,
+    eta: np.ndarray,
+    gaps: np.ndarray,
+    inverse: np.ndarray,
+    weights: np.ndarray,
+    start: np.ndarray,
+    scratch: np.ndarray,
+    bits: np.ndarray,  # the same memory as integers
+    one: Any,
+) -> None:
+    m = g.shape[1]
+    for i in range(len(g)):
+        row, by, inv, weight, first = g[i], slope[i], inverse[i], weights[i], start[i]
+        for j in range(m):
+            scale = one - diagonal[j] * by[j]
+            inv[j] = one / scale
+            first[j] = row[j] * inv[j]
+            weight[j] = eta[j] * scale
+            scratch[j] = abs(gaps[j] * scale)
+        least = bits[0]
+        for j in range(m):
+            least = min(least, bits[j])  # as in `_root`
+        bits[0] = least
+        for j in range(m):
+            weight[j] /= scratch[0]

@@ -35,10 +35,13 @@ class AdjointProblem(Problem):
     def _drive(self) -> Drive:
         return self.sweep.split(self.g)
 
+    def _tiled(self, v: Tensor) -> Tensor:  # (n,) -> (m,)
+        return tile(v, self.g, self.g.shape[-1] // len(v))
+
     @cached_property
     def _own(self) -> Tensor:
         """`W_ii D`, (batch, m)."""
-        return tile(self.diagonal, self.g) * self.slope
+        return self._tiled(self.diagonal) * self.slope
 
     @cached_property
     def _scale(self) -> Tensor:
@@ -46,32 +49,32 @@ class AdjointProblem(Problem):
         return 1 - self._own
 
     @cached_property
-    def _inverse(self) -> Tensor:
-        return self._scale.reciprocal()
-
-    @cached_property
-    def _weights(self) -> Tensor:
-        """(batch, m) what multiplies a residual in `error_bound`."""
-        eta, gaps = tile(self.contraction.eta, self.g), tile(self.contraction.gaps, self.g)
-        return eta * self._scale / (gaps * self._scale).amin(-1, keepdim=True)
+    def _terms(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(batch, m) each: 1/scale, what multiplies a residual in `error_bound`, and g/scale."""
+        eta, gaps = self._tiled(self.contraction.eta), self._tiled(self.contraction.gaps)
+        if kernels.usable(self.g, self.slope):
+            return kernels.adjoint_terms(self.g, self.slope, self._tiled(self.diagonal), eta, gaps)
+        inverse = self._scale.reciprocal()
+        weights = eta * self._scale / (gaps * self._scale).amin(-1, keepdim=True)
+        return inverse, weights, self.g * inverse
 
     def full(self, z: Tensor) -> Tensor:
         return self.sweep(z, self._drive, self.slope).rows().addcmul_(self._own, z)
 
     def eliminated(self, z: Tensor) -> Tensor:
-        return self.sweep(z, self._drive, self.slope).rows().mul_(self._inverse)
+        return self.sweep(z, self._drive, self.slope).rows().mul_(self._terms[0])
 
     def advance(self, z: Tensor) -> tuple[Tensor, Tensor]:
         if not kernels.usable(z):
             return super().advance(z)
         image = self.sweep(z, self._drive, self.slope)
-        return kernels.scaled(image.centre, image.radius, z, self._inverse, self._weights)
+        return kernels.scaled(image.centre, image.radius, z, *self._terms[:2])
 
     def error_bound(self, residual: Tensor) -> Tensor:
-        return residual.abs().mul_(self._weights).sum(-1)
+        return residual.abs().mul_(self._terms[1]).sum(-1)
 
     def full_error_bound(self, residual: Tensor) -> Tensor:
-        eta = tile(self.contraction.eta, self.g)
+        eta = self._tiled(self.contraction.eta)
         distance = residual.abs().mul_(eta).sum(-1) / self.contraction.gap
         return distance / float(self.contraction.eta.amin())
 
@@ -84,4 +87,4 @@ class AdjointProblem(Problem):
         return (error + value) / self._scale + value, error + value * (1 + self._own.abs())
 
     def start(self) -> Tensor:
-        return self.g * self._inverse
+        return self._terms[2]

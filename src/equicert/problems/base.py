@@ -89,8 +89,9 @@ def rounding_of(
 
 def tile(
     v: Tensor,  # (n,)
-    like: Tensor,  # (batch, m), m a multiple of n
-) -> Tensor:  # (m,)
+    like: Tensor,
+    blocks: int,
+) -> Tensor:  # (blocks * n,)
     """v once per block of a row, in the type and on the device of `like`."""
-    v, blocks = v.to(like), like.shape[-1] // len(v)
+    v = v.to(like)
     return v if blocks == 1 else torch.cat([v] * blocks)

@@ -48,7 +48,7 @@ class PrimalProblem(Problem):
     @cached_property
     def _own(self) -> Tensor:
         """(m,) the diagonal, once per block."""
-        return tile(self.diagonal, self.u)
+        return self._tiled(self.diagonal)
 
     @cached_property
     def _root(self) -> Callable[[Tensor], Tensor]:
@@ -69,11 +69,14 @@ class PrimalProblem(Problem):
     @cached_property
     def _scale(self) -> Tensor:
         """(m,) `max(eta) / gaps`."""
-        return tile(self.contraction.scale, self.u)
+        return self._tiled(self.contraction.scale)
 
     @cached_property
     def _eta(self) -> Tensor:
-        return tile(self.contraction.eta, self.u)
+        return self._tiled(self.contraction.eta)
+
+    def _tiled(self, v: Tensor) -> Tensor:  # (n,) -> (m,)
+        return tile(v, self.drive.centre, self.drive.blocks(len(v)))
 
     def full(self, z: Tensor) -> Tensor:
         return self.activation.phi(self.sweep(z, self.drive).rows().addcmul_(self._own, z))
@@ -95,7 +98,9 @@ class PrimalProblem(Problem):
         return t * (float(self.contraction.eta.amax()) / self.contraction.gap)
 
     def start(self) -> Tensor:
-        return self._root(self.u)
+        if self._pieces is None:
+            return self._root(self.u)
+        return kernels.rows(self.drive.centre, self.drive.radius, self._pieces)
 
     def evaluation_error(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """`gamma |W_off| |z| <= gamma (eta - g) (1 - W_ii) max_j |z_j|/eta_j`, then psi's or phi's.
@@ -109,7 +114,7 @@ class PrimalProblem(Problem):
         if norms.shape[-1] > 1:
             norms[:, -2:] = 2 * norms[:, -2:].amax(-1, keepdim=True)
         size = norms.repeat_interleave(len(self.diagonal), -1)
-        products = size * (eta - tile(self.contraction.gaps, z)) * (1 - own)
+        products = size * (eta - self._tiled(self.contraction.gaps)) * (1 - own)
         drive = (self.sweep.off.terms + 8) * unit * (products + self.drive.magnitude())
         drive = drive + self.u_error()
         value = rounding_of(z, self.sweep.off.terms)

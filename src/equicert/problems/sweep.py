@@ -35,6 +35,10 @@ class Drive(NamedTuple):
         """`centre`, or `(centre - radius, centre + radius)`, behind the state if there is one."""
         return self.centre if self.radius is None else _rows(self.centre, self.radius)
 
+    def blocks(self, n: int) -> int:
+        """How many blocks of n entries a row has."""
+        return self.centre.shape[-1] // n + (self.radius is not None)
+
     def magnitude(self) -> Tensor:  # (batch, m)
         """Per entry of a row, a bound on what is added: `|centre| + |radius|` for a pair."""
         if self.radius is None:
