@@ -341,16 +341,16 @@ def test_the_adjoint_runs_in_the_type_of_the_network() -> None:
 # The attachment itself.
 
 
-def test_attach_returns_z_and_hands_the_adjoint_to_t() -> None:
+def test_attach_returns_z_and_hands_its_cotangent_to_the_sources() -> None:
     t = torch.randn(3, 2).requires_grad_()
     z = torch.randn(3, 2)
     seen: list[Tensor] = []
 
-    def adjoint(g: Tensor) -> Tensor:
+    def cotangents(g: Tensor) -> list[Tensor]:
         seen.append(g)
-        return 2 * g
+        return [2 * g]
 
-    attached = attach(t, z, adjoint)
+    attached = attach(z, [t], cotangents)
     assert torch.equal(attached, z)
     assert attached.data_ptr() != z.data_ptr()
     assert not seen
@@ -358,7 +358,7 @@ def test_attach_returns_z_and_hands_the_adjoint_to_t() -> None:
     (found,) = torch.autograd.grad(attached, t, g)
     assert torch.equal(found, 2 * g)
     assert len(seen) == 1
-    assert not attach(t.detach(), z, adjoint).requires_grad
+    assert not attach(z, [t.detach()], cotangents).requires_grad
 
 
 def test_an_error_in_the_adjoint_is_an_error_of_backward() -> None:

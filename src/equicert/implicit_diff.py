@@ -4,28 +4,30 @@ At a solution `z = phi(t)`, `t = W z + u`, a cotangent g of z gives the cotangen
 
     p = D v,    v = g + W^T D v,    D = diag(phi'(t))
 
-and everything else (W, U, b, x, and through them eta and T) follows from p by ordinary
-differentiation of the one evaluation `t = W z + U x + b` at z held fixed. Memory does not grow with
-the number of iterations.
+and those of everything else (W, U, b, x, and through them eta and T) follow from p as those of the
+one evaluation `t = W z + U x + b` at z held fixed. Memory does not grow with the number of
+iterations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+Cotangents = Callable[[Tensor], Sequence[Tensor]]
+
 
 class _Attach(torch.autograd.Function):
-    """Returns z; hands the cotangent of z, transformed by the adjoint solve, to t."""
+    """Returns z; hands its cotangent to the function that makes those of the sources of it."""
 
     @staticmethod
-    def forward(ctx: Any, t: Tensor, z: Tensor, adjoint: Callable[[Tensor], Tensor]) -> Tensor:
-        del t  # takes part in the graph only
-        ctx.adjoint = adjoint
+    def forward(ctx: Any, z: Tensor, cotangents: Cotangents, *sources: Tensor) -> Tensor:
+        del sources  # take part in the graph only
+        ctx.cotangents = cotangents
         return z.clone()
 
     @staticmethod
@@ -33,13 +35,13 @@ class _Attach(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - staticmethod of a wrapper
         ctx: Any, *grad_outputs: Any
     ) -> Any:
-        return ctx.adjoint(grad_outputs[0]), None, None
+        return None, None, *ctx.cotangents(grad_outputs[0])
 
 
 def attach(
-    t: Tensor,  # (batch, m) `W z + u` with its gradient history, z held fixed
     z: Tensor,  # (batch, m) the solution, without history
-    adjoint: Callable[[Tensor], Tensor],  # cotangent of z (batch, m) -> cotangent of t (batch, m)
+    sources: Sequence[Tensor],  # what it depends on, with their gradient history
+    cotangents: Cotangents,  # from z's, (batch, m), to theirs
 ) -> Tensor:  # (batch, m)
-    """z as a differentiable function of everything that t depends on."""
-    return _Attach.apply(t, z, adjoint)
+    """z as a differentiable function of its sources."""
+    return _Attach.apply(z, cotangents, *sources)

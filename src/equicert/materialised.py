@@ -41,20 +41,39 @@ class Materialised:
         """W_off on pairs of bounds, alone or behind a state."""
         return Sweep(self.sweep.off, self.sweep.off.absolute())
 
-    def preactivation(
+    @cached_property
+    def _majorant(self) -> Operator:
+        return self.W.majorant()
+
+    def sources(self, drive: Drive) -> list[Tensor]:
+        """What `t = W z + u` depends on besides z, with history: see `cotangents`."""
+        operators = [self.W] if drive.radius is None else [self.W, self._majorant]
+        stored = [entries for A in operators for entries in A.tensors().values()]
+        driven = [part for part in drive if part is not None]
+        return [*(stored if self._free else []), *driven]
+
+    def cotangents(
         self,
-        z: Tensor,  # (batch, m)
-        drive: Drive,
-    ) -> Tensor:  # (batch, m)
-        """`t = W z + u` on the rows z, which are held fixed, with history to W and to the drive."""
-        if drive.radius is None:
-            return self.W.affine(z, drive.centre)
-        n = drive.radius.shape[-1]
+        z: Tensor,  # (batch, m) the rows at which t is taken
+        p: Tensor,  # (batch, m) cotangent of t
+    ) -> list[Tensor]:  # one for each of `sources`
+        """Gradients of `sum(p * t)`, for a pair in centre-radius form as it is multiplied."""
+        W, n = self.W.detach(), len(self.b)
+        if z.shape[-1] == n:
+            return [*(W.cotangents(z, p) if self._free else []), p]
+        centre, radius = centres_and_widths(p, n)
+        centre[:, :-n] *= 0.5  # a state is doubled there
+        if not self._free:
+            return [centre, radius]
         doubled, width = centres_and_widths(z, n)
-        centre = self.W.affine(doubled.view(-1, n), drive.centre.reshape(-1, n), 0.5)
-        radius = self.W.majorant().affine(width, drive.radius, 0.5)
-        *state, middle = centre.view_as(drive.centre).split(n, -1)
-        return torch.cat([*state, middle - radius, middle + radius], -1)
+        found = W.cotangents(doubled.view(-1, n), centre.view(-1, n))
+        found += self._majorant.detach().cotangents(width, radius)
+        return [*(entries.mul_(0.5) for entries in found), centre, radius]
+
+    @cached_property
+    def _free(self) -> bool:
+        """Whether gradients in W are asked for."""
+        return any(entries.requires_grad for entries in self.W.tensors().values())
 
     def input_error(
         self,

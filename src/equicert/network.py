@@ -234,29 +234,29 @@ class ImplicitNetwork(nn.Module):
         z = self._solve(what, problem).value
         if not torch.is_grad_enabled():
             return z
-        return self._attach(at.preactivation(z, drive), z, problem)
+        slope = problem.slope(z, self.solver.images)
 
-    def _attach(
+        def cotangents(g: Tensor) -> list[Tensor]:
+            return at.cotangents(z, self._adjoint(g, slope, problem))
+
+        return attach(z, at.sources(drive), cotangents)
+
+    def _adjoint(
         self,
-        t: Tensor,  # (batch, m)
-        z: Tensor,  # (batch, m)
+        g: Tensor,  # (batch, m) cotangent of z
+        slope: Tensor,  # (batch, m)
         problem: PrimalProblem,
-    ) -> Tensor:  # (batch, m)
-        """Tie z to t: see `implicit_diff`. The adjoint runs by the same solver as the forward.
+    ) -> Tensor:  # (batch, m), that of the preactivation
+        """See `implicit_diff`; by the same solver as the forward.
 
         It is linear in g, which may be small (a mean over a batch): the tolerance is taken relative
         to each row's largest entry. A NaN stays one, and no solve with it converges.
         """
-        slope = self.activation.slope(t.detach())
-
-        def adjoint(g: Tensor) -> Tensor:
-            unit, size = _unit_rows(g)
-            system = AdjointProblem(
-                problem.sweep.transposed, problem.diagonal, unit, slope, problem.contraction
-            )
-            return (self._solve("adjoint", system).value * slope).mul_(size)
-
-        return attach(t, z, adjoint)
+        unit, size = _unit_rows(g)
+        system = AdjointProblem(
+            problem.sweep.transposed, problem.diagonal, unit, slope, problem.contraction
+        )
+        return (self._solve("adjoint", system).value * slope).mul_(size)
 
     @torch.no_grad()
     def _solve(self, what: str, problem: Problem) -> Solution:

@@ -40,6 +40,17 @@ class Operator(ABC):
         """`factor A v + u`, a tensor of its own."""
         return factor * self.apply(v) + u
 
+    def cotangents(
+        self,
+        v: Tensor,  # (batch, m)
+        p: Tensor,  # (batch, n)
+    ) -> tuple[Tensor, ...]:
+        """Gradients of `sum(p * A v)` in the stored entries, in the order of `tensors()`."""
+        with torch.enable_grad():
+            free = self.map(lambda entries: entries.detach().requires_grad_())
+            stored = tuple(free.tensors().values())
+            return torch.autograd.grad(free.apply(v.detach()), stored, p)
+
     @abstractmethod
     def transpose(self) -> Operator:
         """`A^T`."""

@@ -39,6 +39,13 @@ class Dense(Operator):
     ) -> Tensor:  # (batch, n)
         return torch.addmm(u, v, self.A.mT, alpha=factor)
 
+    def cotangents(
+        self,
+        v: Tensor,  # (batch, m)
+        p: Tensor,  # (batch, n)
+    ) -> tuple[Tensor, ...]:
+        return (p.mT @ v,)
+
     def transpose(self) -> Dense:
         return Dense(self.A.mT)
 

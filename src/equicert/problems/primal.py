@@ -79,7 +79,23 @@ class PrimalProblem(Problem):
         return tile(v, self.drive.centre, self.drive.blocks(len(v)))
 
     def full(self, z: Tensor) -> Tensor:
-        return self.activation.phi(self.sweep(z, self.drive).rows().addcmul_(self._own, z))
+        return self.activation.phi(self._preactivation(z))
+
+    def slope(
+        self,
+        z: Tensor,  # (batch, m)
+        image: bool,
+    ) -> Tensor:  # (batch, m)
+        """phi' at the solution z, `phi'(W z + u)`.
+
+        Where z is an image, a value of psi, a piecewise-linear phi has its slope at z itself: both
+        lie on the same piece.
+        """
+        phi = self.activation
+        return phi.slope(z if image and phi.slopes is not None else self._preactivation(z))
+
+    def _preactivation(self, z: Tensor) -> Tensor:
+        return self.sweep(z, self.drive).rows().addcmul_(self._own, z)
 
     def eliminated(self, z: Tensor) -> Tensor:
         return self._root(self.sweep(z, self.drive).rows())

@@ -35,6 +35,7 @@ class Anderson(Solver):
         ConfigError: memory < 1 or delay < 0.
     """
 
+    images = True
     memory: int = 3
     delay: int = 12
 

@@ -21,6 +21,8 @@ _ALLOWANCE_EVERY = 8  # steps: what stalls on the resolution of z wastes at most
 class Solver(ABC):
     """One step of an iteration, with the a posteriori bound that belongs to it."""
 
+    images = False  # whether iterates are values of psi, 0 exactly where a ReLU gives 0
+
     @abstractmethod
     def step(
         self,

@@ -19,6 +19,8 @@ class Picard(Solver):
     Contracts with factor `max_i sum_{j != i} (eta_j/eta_i)|W_ij| / (1 - W_ii)` (derived here).
     """
 
+    images = True
+
     def step(
         self,
         problem: Problem,
