@@ -7,6 +7,7 @@ work elsewhere (on a GPU, in other types, without numba).
 from equicert.kernels.compiled import compiled, usable
 from equicert.kernels.inputs import centres
 from equicert.kernels.steps import (
+    Finish,
     Pieces,
     adjoint_terms,
     pieces,
@@ -15,10 +16,12 @@ from equicert.kernels.steps import (
     scaled,
     settle,
     split,
+    split_into,
     unit_rows,
 )
 
 __all__ = [
+    "Finish",
     "Pieces",
     "adjoint_terms",
     "centres",
@@ -29,6 +32,7 @@ __all__ = [
     "scaled",
     "settle",
     "split",
+    "split_into",
     "unit_rows",
     "usable",
 ]

@@ -8,6 +8,8 @@ They only propose: what is certified is tested in rounded arithmetic elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +19,11 @@ from torch import Tensor
 from equicert.kernels.compiled import compiled
 
 Pieces: TypeAlias = tuple[np.ndarray, np.ndarray, Any, Any]  # psi, piecewise linear: see `pieces`
+
+# From centre and radius of an image, and the rows z before it, to the rows after and their bounds.
+Finish: TypeAlias = Callable[
+    [np.ndarray, np.ndarray | None, np.ndarray, np.ndarray, np.ndarray], None
+]
 
 _INTEGER = {torch.float32: np.int32, torch.float64: np.int64}
 
@@ -29,32 +36,39 @@ def split(
     """`(lo + hi, hi - lo)` of the pairs of z, or of `slope * z`; the former behind 2 z, if there."""
     doubled, width = z.new_empty(len(z), z.shape[1] - n), z.new_empty(len(z), n)
     factor = None if slope is None else slope.numpy()
-    compiled(_split)(z.numpy(), factor, doubled.numpy(), width.numpy())
+    split_into(z.numpy(), factor, doubled.numpy(), width.numpy())
     return doubled, width
 
 
+def split_into(
+    z: np.ndarray, factor: np.ndarray | None, doubled: np.ndarray, width: np.ndarray
+) -> None:
+    """`split` with memory at hand."""
+    compiled(_split)(z, factor, doubled, width)
+
+
 def root(
-    centre: Tensor,  # (batch, n), or (batch, 2n) with a state in front
-    radius: Tensor | None,  # (batch, n) of a pair
-    z: Tensor,  # (batch, m) the rows before
     pieces: Pieces,
-    scale: np.ndarray,  # (m,)
-) -> tuple[Tensor, Tensor]:  # (batch, m), (batch,)
-    """psi of the rows `(centre - radius, centre + radius)`, and `max_i scale_i |psi_i - z_i|`."""
-    out, bound = torch.empty_like(z), z.new_empty(len(z))
-    change, _ = _scratch(z)
-    compiled(_root)(
-        centre.numpy(),
-        None if radius is None else radius.numpy(),
-        z.numpy(),
-        *pieces,
-        scale,
-        out.numpy(),
-        change,
-        change.view(_INTEGER[z.dtype]),
-        bound.numpy(),
-    )
-    return out, bound
+    scale: Tensor,  # (m,)
+) -> Finish:
+    """psi of the rows of an image, and `max_i scale_i |psi_i - z_i|`."""
+    change = np.empty_like(scale.numpy())
+    constants = (*pieces, scale.numpy(), change, change.view(_INTEGER[scale.dtype]))
+    return partial(_call, compiled(_root), constants)
+
+
+def scaled(
+    factor: Tensor,  # (batch, m)
+    weights: Tensor,  # (batch, m)
+) -> Finish:
+    """The rows of an image times factor, and the weighted sum of their changes from z."""
+    return partial(_call, compiled(_scaled, reassociate=True), (factor.numpy(), weights.numpy()))
+
+
+def _call(
+    loop: Callable[..., None], constants: tuple[Any, ...], *arrays: np.ndarray | None
+) -> None:
+    loop(*arrays, *constants)
 
 
 def rows(
@@ -63,8 +77,12 @@ def rows(
     pieces: Pieces,
 ) -> Tensor:  # (batch, m)
     """psi of the rows alone."""
-    first = centre if radius is None else torch.cat([centre, radius], -1)  # any of this shape
-    return root(centre, radius, first, pieces, np.zeros(first.shape[1], first.numpy().dtype))[0]
+    n = len(pieces[0])
+    out = centre.new_zeros(len(centre), centre.shape[1] + (n if radius is not None else 0))
+    z, bound = out.numpy(), centre.new_empty(len(centre)).numpy()
+    reach = None if radius is None else radius.numpy()
+    root(pieces, out.new_zeros(out.shape[1]))(centre.numpy(), reach, z, z, bound)
+    return out
 
 
 def unit_rows(
@@ -104,27 +122,6 @@ def pieces(
     return left, right, lower, upper
 
 
-def scaled(
-    centre: Tensor,  # (batch, n), or (batch, 2n) with a state in front
-    radius: Tensor | None,  # (batch, n) of a pair
-    z: Tensor,  # (batch, m) the rows before
-    factor: Tensor,  # (batch, m)
-    weights: Tensor,  # (batch, m)
-) -> tuple[Tensor, Tensor]:  # (batch, m), (batch,)
-    """The rows `(centre - radius, centre + radius)` times factor, and the weighted change from z."""
-    out, bound = torch.empty_like(z), z.new_empty(len(z))
-    compiled(_scaled, reassociate=True)(
-        centre.numpy(),
-        None if radius is None else radius.numpy(),
-        z.numpy(),
-        factor.numpy(),
-        weights.numpy(),
-        out.numpy(),
-        bound.numpy(),
-    )
-    return out, bound
-
-
 def settle(
     before: tuple[Tensor, Tensor, Tensor],  # z (batch, m), bound, steps (batch,) of the outcome
     following: tuple[Tensor, Tensor],  # (batch, m), (batch,)
@@ -138,7 +135,9 @@ def settle(
     """
     z, *outcome = (t.numpy() for t in before)
     rows, bound = (t.numpy() for t in following)
-    return compiled(_settle)(z, *outcome, rows, bound, going.numpy(), bound.dtype.type(tolerance), k)
+    return compiled(_settle)(
+        z, *outcome, rows, bound, going.numpy(), bound.dtype.type(tolerance), k
+    )
 
 
 def _scratch(
@@ -176,15 +175,15 @@ def _root(
     centre: np.ndarray,
     radius: np.ndarray | None,
     z: np.ndarray,
+    out: np.ndarray,
+    bound: np.ndarray,
     left: np.ndarray,
     right: np.ndarray,
     lower: Any,
     upper: Any,
     scale: np.ndarray,
-    out: np.ndarray,
     change: np.ndarray,  # (m,) scratch
     bits: np.ndarray,  # the same memory as integers
-    bound: np.ndarray,
 ) -> None:
     n, m = len(left), z.shape[1]
     for i in range(len(z)):
@@ -193,19 +192,19 @@ def _root(
         for j in range(first):
             r, a, b = middle[j], right[j], left[j]  # both loaded: a branch is not vectorised
             value = r * (a if r > 0 else b)
-            value = lower if value < lower else value  # NaN stays NaN
-            row[j] = upper if value > upper else value
+            value = max(value, lower)  # NaN stays NaN
+            row[j] = min(value, upper)
         if radius is not None:
             pair, reach, low, high = middle[first:], radius[i], row[first:], row[first + n :]
             for j in range(n):
                 r, a, b = pair[j] - reach[j], right[j], left[j]
                 value = r * (a if r > 0 else b)
-                value = lower if value < lower else value
-                low[j] = upper if value > upper else value
+                value = max(value, lower)
+                low[j] = min(value, upper)
                 r = pair[j] + reach[j]
                 value = r * (a if r > 0 else b)
-                value = lower if value < lower else value
-                high[j] = upper if value > upper else value
+                value = max(value, lower)
+                high[j] = min(value, upper)
         for j in range(m):
             change[j] = abs(row[j] - before[j]) * scale[j]
         # Non-negative floats are ordered as integers are, NaN above all; and integers vectorise.
@@ -220,10 +219,10 @@ def _scaled(
     centre: np.ndarray,
     radius: np.ndarray | None,
     z: np.ndarray,
-    factor: np.ndarray,
-    weights: np.ndarray,
     out: np.ndarray,
     bound: np.ndarray,
+    factor: np.ndarray,
+    weights: np.ndarray,
 ) -> None:
     m = z.shape[1]
     for i in range(len(z)):

@@ -3,7 +3,7 @@
 from equicert.problems.adjoint import AdjointProblem
 from equicert.problems.base import RESOLUTION, Problem, resolution
 from equicert.problems.primal import PrimalProblem, drive_error
-from equicert.problems.sweep import Drive, Sweep
+from equicert.problems.sweep import Drive, Step, Sweep
 
 __all__ = [
     "RESOLUTION",
@@ -11,6 +11,7 @@ __all__ = [
     "Drive",
     "PrimalProblem",
     "Problem",
+    "Step",
     "Sweep",
     "drive_error",
     "resolution",

@@ -12,7 +12,7 @@ from torch import Tensor
 from equicert import kernels
 from equicert.contraction import Contraction
 from equicert.problems.base import Problem, rounding_of, tile
-from equicert.problems.sweep import Drive, Sweep
+from equicert.problems.sweep import Drive, Step, Sweep
 
 
 @final
@@ -64,11 +64,10 @@ class AdjointProblem(Problem):
     def eliminated(self, z: Tensor) -> Tensor:
         return self.sweep(z, self._drive, self.slope).rows().mul_(self._terms[0])
 
-    def advance(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        if not kernels.usable(z):
-            return super().advance(z)
-        image = self.sweep(z, self._drive, self.slope)
-        return kernels.scaled(image.centre, image.radius, z, *self._terms[:2])
+    def stepper(self) -> Step:
+        if not kernels.usable(self.g, self.slope):
+            return super().stepper()
+        return self.sweep.stepper(self._drive, kernels.scaled(*self._terms[:2]), self.slope)
 
     def error_bound(self, residual: Tensor) -> Tensor:
         return residual.abs().mul_(self._terms[1]).sum(-1)

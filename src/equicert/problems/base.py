@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from equicert.contraction import Contraction
+from equicert.problems.sweep import Step
 
 # A change of so many units in the last place cannot be iterated away. Solvers leave it out of the
 # bound that they stop on, and the rounding of the evaluation pays for it.
@@ -47,13 +48,17 @@ class Problem(ABC):
     def error_bound(self, residual: Tensor) -> Tensor:
         """(batch,) bound on the sup-norm error, from `G(z) - z` (batch, m); for z and for G(z)."""
 
-    def advance(
-        self,
-        z: Tensor,  # (batch, m)
-    ) -> tuple[Tensor, Tensor]:  # (batch, m), (batch,)
-        """`G(z)` and its `error_bound`: what a step of Picard's iteration needs."""
-        following = self.eliminated(z)
-        return following, self.error_bound(following - z)
+    def stepper(self) -> Step:
+        """A function from z to `G(z)` and its `error_bound`, for the steps of one solve.
+
+        What it returns may be overwritten by the second step after it.
+        """
+
+        def step(z: Tensor) -> tuple[Tensor, Tensor]:
+            following = self.eliminated(z)
+            return following, self.error_bound(following - z)
+
+        return step
 
     @abstractmethod
     def full_error_bound(self, residual: Tensor) -> Tensor:

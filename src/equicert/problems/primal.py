@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from equicert.activations import Activation
 from equicert.contraction import Contraction
 from equicert.operators import Operator
 from equicert.problems.base import Problem, rounding_of, tile
-from equicert.problems.sweep import Drive, Sweep
+from equicert.problems.sweep import Drive, Step, Sweep
 
 
 @final
@@ -63,10 +62,6 @@ class PrimalProblem(Problem):
         return kernels.pieces(slopes, (phi.lower, phi.upper), self.diagonal)
 
     @cached_property
-    def _scale_array(self) -> np.ndarray:
-        return self._scale.numpy()
-
-    @cached_property
     def _scale(self) -> Tensor:
         """(m,) `max(eta) / gaps`."""
         return self._tiled(self.contraction.scale)
@@ -100,11 +95,10 @@ class PrimalProblem(Problem):
     def eliminated(self, z: Tensor) -> Tensor:
         return self._root(self.sweep(z, self.drive).rows())
 
-    def advance(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def stepper(self) -> Step:
         if self._pieces is None:
-            return super().advance(z)
-        image = self.sweep(z, self.drive)
-        return kernels.root(image.centre, image.radius, z, self._pieces, self._scale_array)
+            return super().stepper()
+        return self.sweep.stepper(self.drive, kernels.root(self._pieces, self._scale))
 
     def error_bound(self, residual: Tensor) -> Tensor:
         return residual.abs().mul_(self._scale).amax(-1)

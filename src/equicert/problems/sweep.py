@@ -8,15 +8,21 @@ state that comes along shares the product of the centres.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from equicert import kernels
 from equicert.operators import Operator
+
+# One step of a solve: from rows (batch, m) to the next, and bounds on their errors (batch,).
+Step: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Drive(NamedTuple):
@@ -72,6 +78,51 @@ class Sweep:
         centre = self.off.affine(doubled.view(-1, n), drive.centre.view(-1, n), 0.5)
         radius = self.magnitude.affine(width, drive.radius, 0.5)
         return Drive(centre.view(drive.centre.shape), radius)
+
+    def stepper(
+        self,
+        drive: Drive,
+        finish: kernels.Finish,
+        slope: Tensor | None = None,  # (batch, m)
+    ) -> Step:
+        """The steps of one solve, rows to rows, by compiled loops between the products.
+
+        Memory is taken once: what a step returns is overwritten by the second step after it.
+        """
+        n, batch = self.off.shape[0], len(drive.centre)
+        rows = [drive.centre.new_empty(batch, drive.blocks(n) * n) for _ in range(2)]
+        bound = drive.centre.new_empty(batch)
+        spare = itertools.cycle(zip(rows, [row.numpy() for row in rows], strict=True))
+        image = self._products(drive, slope)
+
+        def step(z: Tensor) -> tuple[Tensor, Tensor]:
+            following, array = next(spare)
+            before = z.numpy()
+            finish(*image(z, before), before, array, bound.numpy())
+            return following, bound
+
+        return step
+
+    def _products(
+        self, drive: Drive, slope: Tensor | None
+    ) -> Callable[[Tensor, np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
+        """`self(z, drive, slope)` as arrays, by way of the same memory each time."""
+        radius, magnitude = drive.radius, self.magnitude
+        if magnitude is None or radius is None:
+            return lambda z, _: (self(z, drive, slope).centre.numpy(), None)
+        n = radius.shape[1]
+        driven, shape = drive.centre.view(-1, n), drive.centre.shape
+        doubled, width = torch.empty_like(drive.centre), torch.empty_like(radius)
+        middle = doubled.view(-1, n)
+        into = doubled.numpy(), width.numpy()
+        factor = None if slope is None else slope.numpy()
+
+        def image(_: Tensor, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            kernels.split_into(z, factor, *into)
+            centre = self.off.affine(middle, driven, 0.5).numpy().reshape(shape)
+            return centre, magnitude.affine(width, radius, 0.5).numpy()
+
+        return image
 
     def split(
         self,

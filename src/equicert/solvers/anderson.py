@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from equicert.errors import ConfigError
-from equicert.problems import Problem
+from equicert.problems import Problem, Step
 from equicert.solvers.base import Solver
 from equicert.solvers.picard import Picard
 
@@ -52,7 +51,7 @@ class Anderson(Solver):
     ) -> tuple[Tensor, Tensor]:
         return Picard().step(problem, z)
 
-    def stepper(self, problem: Problem) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    def stepper(self, problem: Problem) -> Step:
         return _Mixing(problem, self.memory, self.delay)
 
     def resolution(
@@ -77,7 +76,7 @@ class _Mixing:
     """The steps of one solve: the best point so far, and the history that proposes the next."""
 
     def __init__(self, problem: Problem, memory: int, delay: int) -> None:
-        self.problem, self.plain_left = problem, delay
+        self.problem, self.plain_left, self.plain = problem, delay, problem.stepper()
         self.history: deque[tuple[Tensor, Tensor]] = deque(maxlen=memory + 1)  # (G(z), f)
         self.patience = 2 * memory
         self.image: Tensor | None = None  # G at the best point, (batch, m)
@@ -89,12 +88,13 @@ class _Mixing:
         self,
         z: Tensor,  # (batch, m) looked at until the first mixture only
     ) -> tuple[Tensor, Tensor]:
-        point = z if self.proposal is None else self.proposal
-        image, bound = self.problem.advance(point)
         if self.plain_left > 0:
             self.plain_left -= 1
-            return image, bound
+            return self.plain(z)
+        point = z if self.proposal is None else self.proposal
+        image = self.problem.eliminated(point)
         change = image - point
+        bound = self.problem.error_bound(change)
         self.history.append((image, change))
         if self.image is None or self.bound is None:
             self.image, self.bound, self.waited = image, bound, torch.zeros_like(bound)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from equicert import kernels
 from equicert.errors import ConfigError
-from equicert.problems import Problem
+from equicert.problems import Problem, Step
 from equicert.solution import Solution
 
 _ALLOWANCE_EVERY = 8  # steps: what stalls on the resolution of z wastes at most so many
@@ -31,8 +30,11 @@ class Solver(ABC):
     ) -> tuple[Tensor, Tensor]:
         """(next iterate (batch, m), bound on its sup-norm error (batch,)), rounding aside."""
 
-    def stepper(self, problem: Problem) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        """The steps of one solve, as a function from each iterate to what `step` returns."""
+    def stepper(self, problem: Problem) -> Step:
+        """The steps of one solve, as a function from each iterate to what `step` returns.
+
+        What it returns may be overwritten by the second step after it.
+        """
         return partial(self.step, problem)
 
     @abstractmethod

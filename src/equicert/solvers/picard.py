@@ -7,7 +7,7 @@ from typing import final
 
 from torch import Tensor
 
-from equicert.problems import Problem, resolution
+from equicert.problems import Problem, Step, resolution
 from equicert.solvers.base import Solver
 
 
@@ -26,7 +26,10 @@ class Picard(Solver):
         problem: Problem,
         z: Tensor,  # (batch, m)
     ) -> tuple[Tensor, Tensor]:
-        return problem.advance(z)
+        return problem.stepper()(z)
+
+    def stepper(self, problem: Problem) -> Step:
+        return problem.stepper()
 
     def resolution(
         self,
