@@ -41,16 +41,10 @@ class Materialised:
         """W_off on pairs of bounds, alone or behind a state."""
         return Sweep(self.sweep.off, self.sweep.off.absolute())
 
-    @cached_property
-    def _majorant(self) -> Operator:
-        return self.W.majorant()
-
     def sources(self, drive: Drive) -> list[Tensor]:
         """What `t = W z + u` depends on besides z, with history: see `cotangents`."""
-        operators = [self.W] if drive.radius is None else [self.W, self._majorant]
-        stored = [entries for A in operators for entries in A.tensors().values()]
         driven = [part for part in drive if part is not None]
-        return [*(stored if self._free else []), *driven]
+        return [*(self.W.tensors().values() if self._free else []), *driven]
 
     def cotangents(
         self,
@@ -66,9 +60,10 @@ class Materialised:
         if not self._free:
             return [centre, radius]
         doubled, width = centres_and_widths(z, n)
-        found = W.cotangents(doubled.view(-1, n), centre.view(-1, n))
-        found += self._majorant.detach().cotangents(width, radius)
-        return [*(entries.mul_(0.5) for entries in found), centre, radius]
+        middle = W.cotangents(doubled.view(-1, n), centre.view(-1, n))
+        spread = W.cotangents(width, radius, majorant=True)
+        found = [0.5 * (one + other) for one, other in zip(middle, spread, strict=True)]
+        return [*found, centre, radius]
 
     @cached_property
     def _free(self) -> bool:

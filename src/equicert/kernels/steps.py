@@ -33,7 +33,7 @@ def split(
     n: int,
     slope: Tensor | None = None,  # as z
 ) -> tuple[Tensor, Tensor]:  # (batch, n) or (batch, 2n), and (batch, n)
-    """`(lo + hi, hi - lo)` of the pairs of z, or of `slope * z`; the former behind 2 z, if there."""
+    """`(lo + hi, hi - lo)` of the pairs of z or of `slope * z`; behind 2 z, if there is a state."""
     doubled, width = z.new_empty(len(z), z.shape[1] - n), z.new_empty(len(z), n)
     factor = None if slope is None else slope.numpy()
     split_into(z.numpy(), factor, doubled.numpy(), width.numpy())
@@ -117,27 +117,26 @@ def pieces(
     diagonal: Tensor,  # (n,)
 ) -> Pieces:
     """psi of a piecewise-linear phi, for `root`: `min(max(r s / (1 - s d), lower), upper)`."""
-    left, right = ((s / (1 - s * diagonal)).numpy() for s in slopes)
+    d = diagonal.numpy()
+    left, right = (np.asarray(s / (1 - s * d), d.dtype) for s in slopes)
     lower, upper = (left.dtype.type(end) for end in limits)
     return left, right, lower, upper
 
 
 def settle(
-    before: tuple[Tensor, Tensor, Tensor],  # z (batch, m), bound, steps (batch,) of the outcome
+    z: Tensor,  # (batch, m)
     following: tuple[Tensor, Tensor],  # (batch, m), (batch,)
-    going: Tensor,  # (batch,) bool
+    outcome: tuple[np.ndarray, np.ndarray, np.ndarray],  # (batch,) bound, steps, still going
     tolerance: float,
     k: int,
 ) -> int:
     """Take step k for the rows that still go, put the others back, and count who goes on.
 
-    All in place, in `following`'s rows and in the outcome's bound and steps.
+    All in place, in `following`'s rows and in the outcome.
     """
-    z, *outcome = (t.numpy() for t in before)
     rows, bound = (t.numpy() for t in following)
-    return compiled(_settle)(
-        z, *outcome, rows, bound, going.numpy(), bound.dtype.type(tolerance), k
-    )
+    limit = bound.dtype.type(tolerance)
+    return compiled(_settle)(z.numpy(), rows, bound, *outcome, limit, k)
 
 
 def _scratch(
@@ -245,10 +244,10 @@ def _scaled(
 
 def _settle(
     z: np.ndarray,
-    best: np.ndarray,
-    steps: np.ndarray,
     following: np.ndarray,
     bound: np.ndarray,
+    best: np.ndarray,
+    steps: np.ndarray,
     going: np.ndarray,
     tolerance: Any,
     k: int,

@@ -44,12 +44,17 @@ class Operator(ABC):
         self,
         v: Tensor,  # (batch, m)
         p: Tensor,  # (batch, n)
+        majorant: bool = False,
     ) -> tuple[Tensor, ...]:
-        """Gradients of `sum(p * A v)` in the stored entries, in the order of `tensors()`."""
+        """Gradients of `sum(p * A v)` in the stored entries, in the order of `tensors()`.
+
+        With `majorant`, of `sum(p * M v)`, M the Metzler majorant of A.
+        """
         with torch.enable_grad():
             free = self.map(lambda entries: entries.detach().requires_grad_())
             stored = tuple(free.tensors().values())
-            return torch.autograd.grad(free.apply(v.detach()), stored, p)
+            acting = free.majorant() if majorant else free
+            return torch.autograd.grad(acting.apply(v.detach()), stored, p)
 
     @abstractmethod
     def transpose(self) -> Operator:

@@ -43,8 +43,12 @@ class Dense(Operator):
         self,
         v: Tensor,  # (batch, m)
         p: Tensor,  # (batch, n)
+        majorant: bool = False,
     ) -> tuple[Tensor, ...]:
-        return (p.mT @ v,)
+        found = p.mT @ v
+        if majorant:
+            found *= self.A.detach().sign().fill_diagonal_(1)
+        return (found,)
 
     def transpose(self) -> Dense:
         return Dense(self.A.mT)

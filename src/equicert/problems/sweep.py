@@ -151,7 +151,7 @@ def centres_and_widths(
     n: int,
     slope: Tensor | None = None,  # as z
 ) -> tuple[Tensor, Tensor]:  # (batch, n) or (batch, 2n), and (batch, n)
-    """`(lo + hi, hi - lo)` of the pairs of z, or of `slope * z`; behind 2 z, if a state is there."""
+    """`(lo + hi, hi - lo)` of the pairs of z or of `slope * z`; behind 2 z, if there is a state."""
     if kernels.usable(z, *([] if slope is None else [slope])):
         return kernels.split(z, n, slope)
     z = z if slope is None else slope * z

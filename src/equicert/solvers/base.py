@@ -111,6 +111,11 @@ class _Outcome:
         self.steps = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         self.finished = False
         self._going = torch.ones(len(z), dtype=torch.bool, device=z.device)
+        self._arrays = (
+            (self.bound.numpy(), self.steps.numpy(), self._going.numpy())
+            if kernels.usable(z)
+            else None
+        )
 
     def freeze(
         self,
@@ -120,9 +125,9 @@ class _Outcome:
         k: int,
     ) -> Tensor:  # (batch, m)
         """The iterate after k steps; samples that finished before keep theirs."""
-        if kernels.usable(z, following, bound):
-            before, after = (z, self.bound, self.steps), (following, bound)
-            self.finished = not kernels.settle(before, after, self._going, self.tolerance, k)
+        if self._arrays is not None:
+            left = kernels.settle(z, (following, bound), self._arrays, self.tolerance, k)
+            self.finished = not left
             return following
         self.bound = torch.where(self._going, bound, self.bound)
         self.steps += self._going
