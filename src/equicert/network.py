@@ -146,7 +146,7 @@ class ImplicitNetwork(nn.Module):
         at = at or self.materialise()
         self._check(x, rows=True)
         both, half = self._centres(x, lo, hi)
-        centre = at.U.affine(both, at.b).view(len(x), -1)
+        centre = at.U.affine(both, at.b).view(len(x), 2 * len(at.b))
         drive = Drive(centre, at.U.absolute().apply(half))
 
         def error() -> Tensor:
