@@ -105,11 +105,10 @@ def elided_margins(
     on y_j, which lets z take two values at once. In centre-radius form,
     `(C_y - C_j) z_c + c_y - c_j - |C_y - C_j| z_r`; column y is exactly 0.
     """
-    centre, radius = 0.5 * (zlo + zhi), 0.5 * (zhi - zlo)
-    y = torch.addmm(c, centre, C.mT)
+    y = torch.addmm(c, zlo + zhi, C.mT, alpha=0.5)
     # For all pairs of rows in one product, (batch, q, q): no (batch, q, n) of gathered rows.
-    spread = (C[:, None] - C).abs().flatten(0, 1)
-    loss = (radius @ spread.mT).unflatten(1, (len(C), len(C)))
+    spread = 0.5 * (C[:, None] - C).abs().flatten(0, 1)
+    loss = ((zhi - zlo) @ spread.mT).unflatten(1, (len(C), len(C)))
     own = labels[:, None]
     lost = loss.gather(1, own[:, :, None].expand(-1, 1, len(C)))[:, 0]
     return y.gather(1, own) - y - lost
