@@ -20,7 +20,6 @@ from equicert.errors import InputError, ModelError
 from equicert.operators import Dense, Operator
 from equicert.policies import failure
 from equicert.problems import Drive, PrimalProblem, Sweep, drive_error
-from equicert.rounding import down, up
 from equicert.solution import Solution
 from equicert.solvers import Anderson, Solver, advice, solve
 
@@ -158,8 +157,7 @@ class StoredNetwork:
         hi: Tensor,  # (batch, r) float64
     ) -> tuple[Tensor, Tensor]:  # (batch, n) each
         """Rigorous bounds on `U x + b` over the boxes [lo, hi]."""
-        low, high = self.input_map.image(lo, hi)
-        return down(low + self.b), up(high + self.b)
+        return self.input_map.image(lo, hi, (self.b[None], self.b[None]))
 
     def state_problem(
         self,

@@ -5,6 +5,23 @@ work elsewhere (on a GPU, in other types, without numba).
 """
 
 from equicert.kernels.compiled import compiled, usable
+from equicert.kernels.enclosing import Linear, encloses, halves, inward, outward, surround, widen
 from equicert.kernels.steps import Pieces, pieces, root, scaled, settle, split
 
-__all__ = ["Pieces", "compiled", "pieces", "root", "scaled", "settle", "split", "usable"]
+__all__ = [
+    "Linear",
+    "Pieces",
+    "compiled",
+    "encloses",
+    "halves",
+    "inward",
+    "outward",
+    "pieces",
+    "root",
+    "scaled",
+    "settle",
+    "split",
+    "surround",
+    "usable",
+    "widen",
+]
