@@ -131,6 +131,13 @@ class StoredNetwork:
         return Enclosure.of(self.U)
 
     @cached_property
+    def sensitivity(self) -> Tensor:  # (n, n)
+        """`(I - beta M)^-1`, M the Metzler majorant, in plain floating point: for proposals."""
+        beta = self.activation.beta
+        off = self.off_diagonal.magnitude.dense()
+        return torch.linalg.inv(torch.diag(1 - beta * self.diagonal) - beta * off)
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over structure, activation and typed tensors; eta is a hint and left out."""
         structure = f"W:{self.W.structure};U:{self.U.structure};phi:{self.activation.spec}"

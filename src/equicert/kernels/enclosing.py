@@ -107,7 +107,8 @@ def inward(
     # Products with 0 and 1 are exact.
     units = (0.0 if s in (0.0, 1.0) else _UNITS for s in slopes)
     slack = (0.0 if s in (0.0, 1.0) else _SLACK for s in slopes)
-    compiled(_inward)(*arrays, *slopes, *units, *slack, *limits, passed.numpy())
+    scratch = np.empty((2, lo.shape[1]))
+    compiled(_inward)(*arrays, *slopes, *units, *slack, *limits, scratch, passed.numpy())
     return passed
 
 
@@ -252,29 +253,41 @@ def _inward(
     right_slack: float,
     lower: float,
     upper: float,
+    scratch: np.ndarray,  # (2, n)
     passed: np.ndarray,
 ) -> None:
-    n = len(d)
-    for i in range(len(lo)):
+    n, t, image = len(d), scratch[0], scratch[1]
+    for i in range(len(lo)):  # few arrays a loop: more are not proved disjoint
         low, high, least, greatest = lo[i], hi[i], r_lo[i], r_hi[i]
+        for j in range(n):
+            s = d[j] * low[j]
+            s = (s - abs(s) * _UNITS - _SLACK) + least[j]
+            t[j] = s - abs(s) * _UNITS - _SLACK
+        for j in range(n):
+            s = t[j]
+            units = right_units if s > 0 else left_units
+            slack = right_slack if s > 0 else left_slack
+            v = s * (right if s > 0 else left)
+            v = v - abs(v) * units - slack
+            v = lower if v < lower else v
+            image[j] = upper if v > upper else v
         good = 0
         for j in range(n):
-            a, b = low[j], high[j]
-            s, t = d[j] * a, d[j] * b
-            s = (s - abs(s) * _UNITS - _SLACK) + least[j]
-            t = (t + abs(t) * _UNITS + _SLACK) + greatest[j]
-            s = s - abs(s) * _UNITS - _SLACK
-            t = t + abs(t) * _UNITS + _SLACK
-            v, w = s * (right if s > 0 else left), t * (right if t > 0 else left)
-            v = v - abs(v) * (right_units if s > 0 else left_units)
-            w = w + abs(w) * (right_units if t > 0 else left_units)
-            v -= right_slack if s > 0 else left_slack
-            w += right_slack if t > 0 else left_slack
+            a, v, s = low[j], image[j], t[j]
+            good += np.int64((a <= v) & (abs(a) < np.inf) & (abs(s) < np.inf))
+        for j in range(n):
+            s = d[j] * high[j]
+            s = (s + abs(s) * _UNITS + _SLACK) + greatest[j]
+            t[j] = s + abs(s) * _UNITS + _SLACK
+        for j in range(n):
+            s = t[j]
+            units = right_units if s > 0 else left_units
+            slack = right_slack if s > 0 else left_slack
+            v = s * (right if s > 0 else left)
+            v = v + abs(v) * units + slack
             v = lower if v < lower else v
-            w = lower if w < lower else w
-            v = upper if v > upper else v
-            w = upper if w > upper else w
-            # NaN or infinite if one of them is.
-            size = 0.25 * abs(s) + 0.25 * abs(t) + 0.25 * abs(a) + 0.25 * abs(b)
-            good += 1 if (a <= v) & (w <= b) & (a <= b) & (size < np.inf) else 0
-        passed[i] = good == n
+            image[j] = upper if v > upper else v
+        for j in range(n):
+            a, b, v, s = low[j], high[j], image[j], t[j]
+            good += np.int64((v <= b) & (a <= b) & (abs(b) < np.inf) & (abs(s) < np.inf))
+        passed[i] = good == 2 * n
