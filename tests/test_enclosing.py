@@ -232,7 +232,31 @@ def test_what_passes_is_post_fixed_exactly(
     inner: tuple[float, float],
     d: float,
 ) -> None:
-    lo, hi, low, high = (torch.tensor([[v]]) for v in (*sorted(ends), *sorted(inner)))
+    assert_exact_if_passed(phi, d, sorted(ends), sorted(inner))
+
+
+@pytest.mark.parametrize("phi", PIECEWISE, ids=str)
+@given(
+    z=st.one_of(st.floats(-1, 1), st.floats(-1e-307, 1e-307)),
+    d=st.floats(-2, 0.9),
+    steps=st.integers(-9, 9),
+)
+def test_what_passes_by_a_hair_is_post_fixed_exactly(
+    phi: Activation, z: float, d: float, steps: int
+) -> None:
+    assert phi.slopes is not None
+    r = z / (phi.slopes[z > 0] or 1) - d * z
+    for _ in range(abs(steps)):
+        r = math.nextafter(r, math.copysign(math.inf, steps))
+    for spread in (1e-9, 0.0):  # one side at a time, and a point
+        assert_exact_if_passed(phi, d, [z, z + spread], [r, r])
+        assert_exact_if_passed(phi, d, [z - spread, z], [r, r])
+
+
+def assert_exact_if_passed(
+    phi: Activation, d: float, ends: list[float], inner: list[float]
+) -> None:
+    lo, hi, low, high = (torch.tensor([[v]]) for v in (*ends, *inner))
     assert phi.slopes is not None
     phi_of = kernels.Linear(*phi.slopes, phi.lower, phi.upper)
     if kernels.inward((low, high), lo, hi, torch.tensor([d]), phi_of).item():
@@ -258,3 +282,21 @@ def test_what_is_no_number_passes_no_test(bad: float, which: int) -> None:
     r_lo, r_hi, lo, hi = given_
     passed = kernels.inward((r_lo, r_hi), lo, hi, torch.zeros(5), kernels.Linear(0, 1, 0, math.inf))
     assert passed.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("batch", [1, 131, 300])
+def test_images_of_many_rows_are_those_of_each_row(batch: int) -> None:
+    """They are computed a block at a time, with what is added and asked for row by row."""
+    generator = torch.Generator().manual_seed(0)
+    enclosure = Enclosure.of(Dense(torch.randn(3, 2000, generator=generator)))
+    lo = torch.randn(batch, 2000, generator=generator)
+    own = torch.randn(batch, 2, generator=generator)
+    only = torch.randint(3, (batch, 2), generator=generator)
+    for plus in ((own, own + 1), (own[:1], own[:1] + 1)):
+        found = enclosure.image(lo, lo + 0.5, plus, only)
+        for row in {0, batch // 2, batch - 1}:
+            one = slice(row, row + 1)
+            added = plus if len(plus[0]) == 1 else (plus[0][one], plus[1][one])
+            alone = enclosure.image(lo[one], lo[one] + 0.5, added, only[one])
+            for end, other in zip(found, alone, strict=True):
+                assert torch.allclose(end[one], other, rtol=0, atol=1e-9)

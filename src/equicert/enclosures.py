@@ -52,14 +52,14 @@ class Enclosure:
         parts = []
         for begin in range(0, len(lo), rows):
             part = slice(begin, begin + rows)
-            own = None if plus is None else tuple(w if len(w) == 1 else w[part] for w in plus)
+            own = None if plus is None else (_rows(plus[0], part), _rows(plus[1], part))
             wanted = None if only is None else only[part]
             parts.append(self._image(lo[part], hi[part], own, wanted))
         low, high = zip(*parts, strict=True)
         return torch.cat(low), torch.cat(high)
 
     def _image(
-        self, lo: Tensor, hi: Tensor, plus: tuple[Tensor, ...] | None, only: Tensor | None
+        self, lo: Tensor, hi: Tensor, plus: tuple[Tensor, Tensor] | None, only: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         g = gamma(self.A.terms + 2)
         share = g * (1 + 16 * UNIT)  # the excess of the radius pays for the rounding
@@ -92,6 +92,13 @@ class Enclosure:
         is added by the callers; it may be flushed itself, which the 4 k allow for.
         """
         return (self.row_sums[None] + self.A.terms) * (4 * TINY)
+
+
+def _rows(
+    values: Tensor,  # (batch, n), or (1, n) for all rows
+    part: slice,
+) -> Tensor:
+    return values if len(values) == 1 else values[part]
 
 
 def _some(

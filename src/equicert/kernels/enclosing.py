@@ -122,7 +122,7 @@ def _surround(
     lo_bits: np.ndarray,  # the same memory as integers
     hi_bits: np.ndarray,
     error: np.ndarray,  # (2, r) scratch
-) -> bool:
+) -> np.bool_:
     r = x.shape[1]
     radius, lost = error[0], error[1]
     most = np.int64(0)
