@@ -238,7 +238,7 @@ def test_what_passes_is_post_fixed_exactly(
 @pytest.mark.parametrize("phi", PIECEWISE, ids=str)
 @given(
     z=st.one_of(st.floats(-1, 1), st.floats(-1e-307, 1e-307)),
-    d=st.floats(-2, 0.9),
+    d=st.one_of(st.floats(-2, 0.9), st.floats(-1e-3, 1e-3)),
     steps=st.integers(-9, 9),
 )
 def test_what_passes_by_a_hair_is_post_fixed_exactly(
@@ -300,3 +300,10 @@ def test_images_of_many_rows_are_those_of_each_row(batch: int) -> None:
             alone = enclosure.image(lo[one], lo[one] + 0.5, added, only[one])
             for end, other in zip(found, alone, strict=True):
                 assert torch.allclose(end[one], other, rtol=0, atol=1e-9)
+
+
+def test_an_inverted_box_passes_no_test() -> None:
+    ends = (torch.tensor([[v]]) for v in (3.0, 0.5, 2.0, 1.0))
+    r_lo, r_hi, lo, hi = ends
+    phi = kernels.Linear(1, 1, -math.inf, math.inf)
+    assert not kernels.inward((r_lo, r_hi), lo, hi, torch.zeros(1), phi).any()
