@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equicert import kernels
 from equicert.errors import InputError
-from equicert.rounding import add_down, add_up, centre_radius
+from equicert.rounding import add_down, add_up, centre_radius, refuse_flushing
 
 Bound: TypeAlias = float | np.ndarray | Tensor  # a number for all coordinates, or (r,)
 Domain: TypeAlias = tuple[Bound, Bound] | None
@@ -126,19 +127,34 @@ class Surroundings:
 
     def __getitem__(self, rows: slice) -> Box:
         x = self._x[rows]
-        each = self._eps.ndim == 2
-        eps = self._eps[rows] if each else self._eps.reshape(1, -1).expand(len(x), -1)
-        lo, hi = torch.empty_like(x), torch.empty_like(x)
-        block = max(1, BLOCK // max(x.shape[1], 1))
-        for part, e, low, high in zip(*(t.split(block) for t in (x, eps, lo, hi)), strict=True):
-            torch.maximum(add_down(part, -e), self._low, out=low)
-            torch.minimum(add_up(part, e), self._high, out=high)
-        if not (all_finite(lo) and all_finite(hi)):
+        eps = self._eps[rows] if self._eps.ndim == 2 else self._eps.reshape(1, -1)
+        lo, hi, finite = _around(x, eps, self._low, self._high)
+        if not finite:
             return Box(lo, hi)  # which says what is wrong
         box = object.__new__(Box)  # lo <= x <= hi by construction
         object.__setattr__(box, "lo", lo)
         object.__setattr__(box, "hi", hi)
         return box
+
+
+def _around(
+    x: Tensor,  # (batch, r)
+    eps: Tensor,  # (1, 1), (1, r) or (batch, 1)
+    low: Tensor,  # () or (r,)
+    high: Tensor,  # () or (r,)
+) -> tuple[Tensor, Tensor, bool]:  # (batch, r) each
+    """The bounds of the boxes, and whether they are finite."""
+    low, high = low.expand(x.shape[1]).contiguous(), high.expand(x.shape[1]).contiguous()
+    if kernels.encloses(x, eps, low, high):
+        refuse_flushing()
+        return kernels.surround(x, eps, low, high)
+    lo, hi = torch.empty_like(x), torch.empty_like(x)
+    block = max(1, BLOCK // max(x.shape[1], 1))
+    each = eps.expand(len(x), -1)
+    for part, e, least, greatest in zip(*(t.split(block) for t in (x, each, lo, hi)), strict=True):
+        torch.maximum(add_down(part, -e), low, out=least)
+        torch.minimum(add_up(part, e), high, out=greatest)
+    return lo, hi, all_finite(lo) and all_finite(hi)
 
 
 def check_domain(

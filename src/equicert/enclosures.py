@@ -8,13 +8,15 @@ For `v` in `[c - rho, c + rho]`, exactly `A v` lies in `A c +- |A| rho`. In floa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from equicert import kernels
 from equicert.boxes import BLOCK
 from equicert.operators import Operator
-from equicert.rounding import TINY, UNIT, centre_radius, down, gamma, up
+from equicert.rounding import TINY, UNIT, centre_radius, down, gamma, refuse_flushing, up
 
 
 @dataclass(frozen=True)
@@ -36,46 +38,96 @@ class Enclosure:
         self,
         lo: Tensor,  # (batch, m) float64
         hi: Tensor,  # (batch, m) float64
-    ) -> tuple[Tensor, Tensor]:  # (batch, n) each
-        """Bounds that enclose `A v` in exact arithmetic for every real v in [lo, hi].
+        plus: tuple[Tensor, Tensor] | None = None,  # (1, k) or (batch, k) each
+        only: Tensor | None = None,  # (batch, k) int64, the outputs that are wanted; None: all n
+    ) -> tuple[Tensor, Tensor]:  # (batch, k) each
+        """Bounds that enclose `A v + w` in exact arithmetic for all real v, w in the boxes.
 
         NaN or infinity in, or an overflow on the way, gives NaN or infinity out, never a bound
         that is finite and wrong; callers test with comparisons that NaN fails.
         """
         rows = max(1, BLOCK // max(lo.shape[-1], 1))
-        parts = zip(lo.split(rows), hi.split(rows), strict=True)
-        low, high = zip(*(self._image(*part) for part in parts), strict=True)
+        if len(lo) <= rows:
+            return self._image(lo, hi, plus, only)
+        parts = []
+        for begin in range(0, len(lo), rows):
+            part = slice(begin, begin + rows)
+            own = None if plus is None else (_rows(plus[0], part), _rows(plus[1], part))
+            wanted = None if only is None else only[part]
+            parts.append(self._image(lo[part], hi[part], own, wanted))
+        low, high = zip(*parts, strict=True)
         return torch.cat(low), torch.cat(high)
 
-    def _image(self, lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
-        c, rho = centre_radius(lo, hi)
+    def _image(
+        self, lo: Tensor, hi: Tensor, plus: tuple[Tensor, Tensor] | None, only: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         g = gamma(self.A.terms + 2)
-        m = self.A.apply(c)
-        size = c.abs_()
-        underflow = self._underflow(size)
-        wide = rho.add_(size, alpha=g * (1 + 16 * UNIT))  # the excess of rho pays for the rounding
-        radius = up(self._above(self.magnitude.apply(wide), wide, g).add_(underflow))
-        return down(m - radius), up(m + radius)
+        share = g * (1 + 16 * UNIT)  # the excess of the radius pays for the rounding
+        c, wide, most = _halves(lo, hi, share)
+        m, p = _some(self.A.apply(c), only), _some(self.magnitude.apply(wide), only)
+        by_row, by_output = most.mul_(self.A.terms * 4 * TINY), _some(self._flushed, only)
+        if kernels.encloses(m, p, by_output, *(plus or ())):
+            return kernels.outward(m, p, 1 + 2 * g, (by_row, by_output), plus)
+        radius = _above(p, by_row[:, 1:] + by_output, g)
+        radius = up(radius.add_(by_row[:, :1] + by_output))
+        low, high = down(m - radius), up(m + radius)
+        return (low, high) if plus is None else (down(low + plus[0]), up(high + plus[1]))
 
     def magnitude_above(
         self,
         v: Tensor,  # (batch, m) float64, non-negative
-    ) -> Tensor:  # (batch, n)
+        only: Tensor | None = None,  # (batch, k) int64, as for `image`
+    ) -> Tensor:  # (batch, k)
         """An upper bound on the exact `|A| v`."""
-        return self._above(self.magnitude.apply(v), v, gamma(self.A.terms + 2))
+        by_row = v.amax(-1, keepdim=True) * (self.A.terms * 4 * TINY)
+        product = _some(self.magnitude.apply(v), only)
+        return _above(product, by_row + _some(self._flushed, only), gamma(self.A.terms + 2))
 
-    def _above(self, product: Tensor, v: Tensor, g: float) -> Tensor:
-        """An upper bound on the exact product of non-negative factors: p / (1 - g), underflow."""
-        return up(up(product + self._underflow(v)).mul_(1 + 2 * g))
+    @cached_property
+    def _flushed(self) -> Tensor:  # (1, n)
+        """What underflow may cost an output, up to what depends on the other factor v.
 
-    def _underflow(
-        self,
-        v: Tensor,  # (batch, m) non-negative
-    ) -> Tensor:  # (batch, n)
-        """Per output: k products and k sums that may flush, and factors read as zero.
-
-        `TINY (2 k + sum_j |v_j| + sum_j |A_ij|)`, doubled; each bracket is at least 1, so that the
-        multiplication by TINY does not underflow itself.
+        k products and k sums may flush, and factors be read as zero: for all of it
+        `TINY (2 k + k max_j |v_j| + sum_j |A_ij|)`, doubled for its own rounding. The middle term
+        is added by the callers; it may be flushed itself, which the 4 k allow for.
         """
-        spread = v.sum(-1, keepdim=True) + self.row_sums
-        return spread.add_(self.A.terms).mul_(4 * TINY)
+        return (self.row_sums[None] + self.A.terms) * (4 * TINY)
+
+
+def _rows(
+    values: Tensor,  # (batch, n), or (1, n) for all rows
+    part: slice,
+) -> Tensor:
+    return values if len(values) == 1 else values[part]
+
+
+def _some(
+    values: Tensor,  # (batch, n) or (1, n)
+    only: Tensor | None,  # (batch, k)
+) -> Tensor:  # (batch, k); values themselves where all are wanted
+    """The columns wanted in each row."""
+    return values if only is None else values.expand(len(only), -1).gather(1, only)
+
+
+def _above(
+    product: Tensor,  # (batch, n)
+    flushed: Tensor,  # (batch, n)
+    g: float,
+) -> Tensor:  # (batch, n)
+    """An upper bound on the exact product of non-negative factors: p / (1 - g), underflow."""
+    return up(up(product + flushed).mul_(1 + 2 * g))
+
+
+def _halves(
+    lo: Tensor,  # (batch, m) float64
+    hi: Tensor,  # (batch, m) float64
+    share: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # (batch, m) each, and (batch, 2)
+    """Centres c, radii `rho + share |c|`, and the largest entries of |c| and of those radii."""
+    if kernels.encloses(lo, hi):
+        refuse_flushing()
+        return kernels.halves(lo, hi, share)
+    c, rho = centre_radius(lo, hi)
+    size = c.abs()
+    wide = rho.add_(size, alpha=share)
+    return c, wide, torch.stack([size.amax(-1), wide.amax(-1)], -1)

@@ -95,7 +95,7 @@ def centre_radius(
     Raises:
         RoundingError: as `add_down`: differences below the normal numbers must be exact.
     """
-    _test_subnormals("cpu")
+    refuse_flushing()
     c = (lo * 0.5).add_(hi, alpha=0.5)
     rho = hi - c
     torch.maximum(rho, c - lo, out=rho)
@@ -116,7 +116,7 @@ def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         RoundingError: subnormal numbers are flushed to zero, and with them the error.
     """
-    _test_subnormals("cpu")
+    refuse_flushing()
     s = a + b
     a_part = s - b
     b_part = s - a_part
@@ -135,12 +135,17 @@ def self_test(device: str = "cpu") -> None:
     Raises:
         RoundingError: it does not; no rigorous verdict may be given there.
     """
-    _test_subnormals(device)
+    refuse_flushing(device)
     _test_workers(device, torch.get_num_threads())
     _test_products(device)
 
 
-def _test_subnormals(device: str, entries: int = 1) -> None:
+def refuse_flushing(device: str = "cpu", entries: int = 1) -> None:
+    """Check that this thread keeps subnormal sums, as everything here assumes.
+
+    Raises:
+        RoundingError: they are flushed to zero.
+    """
     # On the CPU plain Python runs in the same mode, in a hundredth of the time.
     if entries == 1 and device == "cpu":
         kept = TINY * 1.5 - TINY > 0
@@ -157,7 +162,7 @@ def _test_subnormals(device: str, entries: int = 1) -> None:
 @functools.cache
 def _test_workers(device: str, threads: int) -> None:
     """The same with enough entries to employ every worker thread."""
-    _test_subnormals(device, 2**16 * threads)
+    refuse_flushing(device, 2**16 * threads)
 
 
 @functools.cache

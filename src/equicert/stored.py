@@ -20,7 +20,6 @@ from equicert.errors import InputError, ModelError
 from equicert.operators import Dense, Operator
 from equicert.policies import failure
 from equicert.problems import Drive, PrimalProblem, Sweep, drive_error
-from equicert.rounding import down, up
 from equicert.solution import Solution
 from equicert.solvers import Anderson, Solver, advice, solve
 
@@ -132,6 +131,13 @@ class StoredNetwork:
         return Enclosure.of(self.U)
 
     @cached_property
+    def sensitivity(self) -> Tensor:  # (n, n)
+        """`(I - beta M)^-1`, M the Metzler majorant, in plain floating point: for proposals."""
+        beta = self.activation.beta
+        off = self.off_diagonal.magnitude.dense()
+        return torch.linalg.inv(torch.diag(1 - beta * self.diagonal) - beta * off)
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over structure, activation and typed tensors; eta is a hint and left out."""
         structure = f"W:{self.W.structure};U:{self.U.structure};phi:{self.activation.spec}"
@@ -158,8 +164,7 @@ class StoredNetwork:
         hi: Tensor,  # (batch, r) float64
     ) -> tuple[Tensor, Tensor]:  # (batch, n) each
         """Rigorous bounds on `U x + b` over the boxes [lo, hi]."""
-        low, high = self.input_map.image(lo, hi)
-        return down(low + self.b), up(high + self.b)
+        return self.input_map.image(lo, hi, (self.b[None], self.b[None]))
 
     def state_problem(
         self,

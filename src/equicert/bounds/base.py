@@ -69,10 +69,9 @@ def answer_from_state(network: StoredNetwork, query: Query, state: StateBox) -> 
         chosen = (query.which >= first) & (query.which < first + together)
         # All forms of the block for all of its samples: more products, but few and large ones.
         A, d = (torch.cat(parts) for parts in zip(*((f.A, f.d) for f in block), strict=True))
-        found = _lower_bounds(network, A, d, state.lo[chosen], state.hi[chosen])
-        own = query.which[chosen] - first
-        each = torch.arange(len(own), device=own.device)
-        lower[chosen] = found.view(len(own), len(block), rows)[each, own]
+        each = torch.arange(rows, device=lower.device)
+        only = (query.which[chosen, None] - first) * rows + each
+        lower[chosen] = _lower_bounds(network, A, d, state.lo[chosen], state.hi[chosen], only)
     usable = state.proved[:, None] & ~lower.isnan()
     return Answer(query, torch.where(usable, lower, -torch.inf), state)
 
@@ -83,8 +82,9 @@ def _lower_bounds(
     d: Tensor,  # (k,)
     lo: Tensor,  # (batch, n)
     hi: Tensor,  # (batch, n)
-) -> Tensor:  # (batch, k)
-    """Lower bounds on `A (C z + c) + d` over [lo, hi], all rounding included.
+    only: Tensor,  # (batch, rows) int64, the forms that each row asks for
+) -> Tensor:  # (batch, rows)
+    """Lower bounds on those of `A (C z + c) + d` over [lo, hi], all rounding included.
 
     The rows `A C` are formed in floating point; what that loses, at most
     `gamma_q |A| |C|` and underflow entrywise, is charged against the size of z.
@@ -92,8 +92,8 @@ def _lower_bounds(
     rows = A @ network.C
     absolute = Enclosure.of(Dense(A))
     lost = gamma(network.outputs + 2) * absolute.magnitude_above(network.C.abs().mT).mT
-    image, _ = Enclosure.of(Dense(rows)).image(lo, hi)
+    image, _ = Enclosure.of(Dense(rows)).image(lo, hi, only=only)
     size = torch.maximum(lo.abs(), hi.abs())
-    charged = Enclosure.of(Dense(up(lost))).magnitude_above(size)
+    charged = Enclosure.of(Dense(up(lost))).magnitude_above(size, only)
     constant, _ = absolute.image(network.c[None], network.c[None])
-    return down(down(image - charged) + down(constant + d))
+    return down(down(image - charged) + down(constant + d)[0][only])

@@ -56,7 +56,8 @@ class Lipschitz(StateBoxMethod):
         solution = solve(problem, Anderson(), self.tolerance, self.max_steps)
         zeta = _propose_zeta(network, 0.5 * (high - low))
         lo, hi = solution.value - zeta, solution.value + zeta
-        return prove_state_box(network, drive, lo, hi, solution.converged)
+        # What is left of the centre's residual is all that is left of the box's.
+        return prove_state_box(network, drive, lo, hi, solution.converged, solution.bound)
 
 
 def _propose_zeta(
@@ -65,9 +66,7 @@ def _propose_zeta(
 ) -> Tensor:  # (batch, n)
     """A floating-point `zeta` for each row; `zeta_bound` or a box test proves it."""
     beta = network.activation.beta
-    off = network.off_diagonal.magnitude.dense()
-    system = torch.diag(1 - beta * network.diagonal) - beta * off
-    return torch.mm(beta * driven, torch.linalg.inv(system).mT).clamp_(min=0)
+    return torch.mm(beta * driven, network.sensitivity.mT).clamp_(min=0)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from equicert import kernels
 from equicert.queries import StateBox
 from equicert.rounding import UNIT, down, up
 from equicert.stored import StoredNetwork
@@ -40,27 +41,37 @@ def prove_state_box(
     resolution = _resolution(network, lo, hi)
     eta = network.contraction.eta
     known = _residual(network, drive, lo, hi) if bound is None else bound / eta.amax()
-    due = known + resolution
-    best_lo, best_hi = lo.clone(), hi.clone()
-    proved = torch.zeros(len(lo), dtype=torch.bool, device=lo.device)
-    for factor in _WIDENINGS:
+    best_lo, best_hi = _widened(network, lo, hi, _WIDENINGS[0] * (known + resolution))
+    proved = post_fixed(network, drive, best_lo, best_hi)
+    for factor in _WIDENINGS[1:]:
         rows = (~proved).nonzero()[:, 0]
         if not len(rows):
             break
-        part = (drive[0][rows], drive[1][rows])
+        part, low, high = (drive[0][rows], drive[1][rows]), lo[rows], hi[rows]
         if bound is not None and factor == _WIDENINGS[1]:  # it was not enough: see for ourselves
-            found = _residual(network, part, lo[rows], hi[rows])
-            due[rows] = torch.maximum(known[rows], found) + resolution[rows]
-        widen = (factor * due[rows, None]) * eta
-        wide_lo = (lo[rows] - widen).clamp(min=network.activation.lower)
-        wide_hi = (hi[rows] + widen).clamp(max=network.activation.upper)
-        proved[rows] = post_fixed(network, part, wide_lo, wide_hi)
-        best_lo[rows], best_hi[rows] = wide_lo, wide_hi
+            known[rows] = torch.maximum(known[rows], _residual(network, part, low, high))
+        low, high = _widened(network, low, high, factor * (known[rows] + resolution[rows]))
+        proved[rows] = post_fixed(network, part, low, high)
+        best_lo[rows], best_hi[rows] = low, high
     reason = tuple(
         "rounding" if not good and done else "" if done else "unconverged"
         for good, done in zip(proved.tolist(), converged.tolist(), strict=True)
     )
     return StateBox(best_lo, best_hi, proved, reason)
+
+
+def _widened(
+    network: StoredNetwork,
+    lo: Tensor,  # (batch, n)
+    hi: Tensor,  # (batch, n)
+    due: Tensor,  # (batch,)
+) -> tuple[Tensor, Tensor]:  # (batch, n) each
+    """The box widened by `due eta` on either side, within the range of phi."""
+    eta, phi = network.contraction.eta, network.activation
+    if kernels.encloses(lo, hi, due, eta):
+        return kernels.widen(lo, hi, due, eta, (phi.lower, phi.upper))
+    widen = due[:, None] * eta
+    return (lo - widen).clamp(min=phi.lower), (hi + widen).clamp(max=phi.upper)
 
 
 def post_fixed(
@@ -73,23 +84,18 @@ def post_fixed(
 
     Proves nothing by itself: the caller holds a proof that the fixed point is unique.
     """
-    r_lo, r_hi = _off_diagonal(network, drive, lo, hi)
+    r_lo, r_hi = network.off_diagonal.image(lo, hi, drive)
+    phi = network.activation
+    if phi.slopes is not None and kernels.encloses(r_lo, r_hi, lo, hi):
+        linear = kernels.Linear(*phi.slopes, phi.lower, phi.upper)
+        return kernels.inward((r_lo, r_hi), lo, hi, network.diagonal, linear)
     t_lo = down(down(network.diagonal * lo) + r_lo)
     t_hi = up(up(network.diagonal * hi) + r_hi)
-    phi = network.activation
     # A difference has the sign of its exact value, or is NaN where two infinities meet.
     slack = torch.minimum(phi.down(t_lo) - lo, hi - phi.up(t_hi))
     slack = torch.minimum(slack, hi - lo).amin(-1)
     size = torch.maximum(torch.maximum(t_lo.abs(), t_hi.abs()), torch.maximum(lo.abs(), hi.abs()))
     return (slack >= 0) & (size.amax(-1) < torch.inf)
-
-
-def _off_diagonal(
-    network: StoredNetwork, drive: tuple[Tensor, Tensor], lo: Tensor, hi: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Rigorous bounds on `W_off z + U x + b` over the state box and the input box."""
-    low, high = network.off_diagonal.image(lo, hi)
-    return down(low + drive[0]), up(high + drive[1])
 
 
 def _residual(
@@ -101,7 +107,7 @@ def _residual(
     widened by `t (eta - g)` more, hence into itself.
     """
     psi, d = network.activation.psi, network.diagonal
-    r_lo, r_hi = _off_diagonal(network, drive, lo, hi)
+    r_lo, r_hi = network.off_diagonal.image(lo, hi, drive)
     excess = torch.maximum(lo - psi(r_lo, d), psi(r_hi, d) - hi).clamp_(min=0)
     return excess.div_(network.contraction.gaps).amax(-1)
 

@@ -5,6 +5,7 @@ work elsewhere (on a GPU, in other types, without numba).
 """
 
 from equicert.kernels.compiled import compiled, usable
+from equicert.kernels.enclosing import Linear, encloses, halves, inward, outward, surround, widen
 from equicert.kernels.inputs import centres
 from equicert.kernels.steps import (
     Finish,
@@ -22,10 +23,15 @@ from equicert.kernels.steps import (
 
 __all__ = [
     "Finish",
+    "Linear",
     "Pieces",
     "adjoint_terms",
     "centres",
     "compiled",
+    "encloses",
+    "halves",
+    "inward",
+    "outward",
     "pieces",
     "root",
     "rows",
@@ -33,6 +39,8 @@ __all__ = [
     "settle",
     "split",
     "split_into",
+    "surround",
     "unit_rows",
     "usable",
+    "widen",
 ]
