@@ -146,6 +146,30 @@ def test_images_of_points_hold_the_exact_product(
     check_image(A, lo, lo)
 
 
+@given(products(awkward))
+def test_points_take_one_product(case: tuple[Array, Array, Array]) -> None:
+    """Its error is bounded by the largest entry of each point, not entry by entry."""
+    A, lo, _ = case
+    point = torch.tensor(lo)
+    low, high = Enclosure.of(Dense(torch.tensor(A))).image(point, point)
+    truth, rows = exact_image(A, lo, lo), exact.to_fractions(abs(A))
+    entries = Fraction(float(abs(A).sum())) + Fraction(float(abs(lo).sum()))
+    for i, v in enumerate(lo):
+        for j, row in enumerate(rows):
+            found = Fraction(low[i, j].item()), Fraction(high[i, j].item())
+            assert found[0] <= truth[i][j][0] <= found[1]
+            scale = sum(row, Fraction(0)) * Fraction(float(abs(v).max()))
+            slack = 128 * (A.shape[1] + 4) * UNIT * scale + 128 * TINY * (entries + 9)
+            assert found[1] - found[0] <= slack
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1.7e308])
+def test_a_point_without_a_finite_product_has_no_finite_bounds(bad: float) -> None:
+    point = torch.tensor([[1.0, bad, 2.0]])
+    low, high = Enclosure.of(Dense(torch.full((2, 3), 2.0))).image(point, point)
+    assert not bool((low.isfinite() & high.isfinite()).any())
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_long_products_that_cancel(seed: int) -> None:
     """Rounding errors far above one unit in the last place of the result."""
@@ -192,9 +216,14 @@ def test_products_as_wrong_as_the_model_allows_are_enclosed(
     enclosure = Enclosure.of(Sloppy(torch.tensor(A), lean))
     low, high = enclosure.image(torch.tensor(lo), torch.tensor(hi))
     above = enclosure.magnitude_above(torch.tensor(np.maximum(abs(lo), abs(hi))))
+    point = torch.tensor(lo)
+    least, greatest = enclosure.image(point, point)
     truth, magnitude = exact_image(A, lo, hi), size(A, lo, hi)
+    at_the_point = exact_image(A, lo, lo)
     for row in range(len(lo)):
         for i in range(len(A)):
+            assert Fraction(least[row, i].item()) <= at_the_point[row][i][0]
+            assert at_the_point[row][i][1] <= Fraction(greatest[row, i].item())
             assert Fraction(low[row, i].item()) <= truth[row][i][0]
             assert truth[row][i][1] <= Fraction(high[row, i].item())
             assert magnitude[row][i] <= Fraction(above[row, i].item())

@@ -44,7 +44,8 @@ class Enclosure:
         """Bounds that enclose `A v + w` in exact arithmetic for all real v, w in the boxes.
 
         NaN or infinity in, or an overflow on the way, gives NaN or infinity out, never a bound
-        that is finite and wrong; callers test with comparisons that NaN fails.
+        that is finite and wrong; callers test with comparisons that NaN fails. Points, hi the very
+        tensor lo, take one product instead of two.
         """
         rows = max(1, BLOCK // max(lo.shape[-1], 1))
         if len(lo) <= rows:
@@ -52,19 +53,26 @@ class Enclosure:
         parts = []
         for begin in range(0, len(lo), rows):
             part = slice(begin, begin + rows)
+            low = lo[part]
+            high = low if hi is lo else hi[part]
             own = None if plus is None else (_rows(plus[0], part), _rows(plus[1], part))
             wanted = None if only is None else only[part]
-            parts.append(self._image(lo[part], hi[part], own, wanted))
-        low, high = zip(*parts, strict=True)
-        return torch.cat(low), torch.cat(high)
+            parts.append(self._image(low, high, own, wanted))
+        lows, highs = zip(*parts, strict=True)
+        return torch.cat(lows), torch.cat(highs)
 
     def _image(
         self, lo: Tensor, hi: Tensor, plus: tuple[Tensor, Tensor] | None, only: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         g = gamma(self.A.terms + 2)
-        share = g * (1 + 16 * UNIT)  # the excess of the radius pays for the rounding
-        c, wide, most = _halves(lo, hi, share)
-        m, p = _some(self.A.apply(c), only), _some(self.magnitude.apply(wide), only)
+        if lo is hi:
+            size = lo.abs().amax(-1, keepdim=True)
+            c, p, most = lo, size * self._lost, size.expand(-1, 2).contiguous()
+        else:
+            share = g * (1 + 16 * UNIT)  # the excess of the radius pays for the rounding
+            c, wide, most = _halves(lo, hi, share)
+            p = self.magnitude.apply(wide)
+        m, p = _some(self.A.apply(c), only), _some(p, only)
         by_row, by_output = most.mul_(self.A.terms * 4 * TINY), _some(self._flushed, only)
         if kernels.encloses(m, p, by_output, *(plus or ())):
             return kernels.outward(m, p, 1 + 2 * g, (by_row, by_output), plus)
@@ -82,6 +90,12 @@ class Enclosure:
         by_row = v.amax(-1, keepdim=True) * (self.A.terms * 4 * TINY)
         product = _some(self.magnitude.apply(v), only)
         return _above(product, by_row + _some(self._flushed, only), gamma(self.A.terms + 2))
+
+    @cached_property
+    def _lost(self) -> Tensor:  # (1, n)
+        """`gamma |A| 1`, times `max_j |v_j|` no less than what rounding costs a product with v."""
+        sums = up(self.row_sums + self.A.terms * TINY) * (1 + 2 * gamma(self.A.terms + 2))
+        return (sums * (gamma(self.A.terms + 2) * (1 + 16 * UNIT)))[None]
 
     @cached_property
     def _flushed(self) -> Tensor:  # (1, n)
