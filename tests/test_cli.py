@@ -142,6 +142,10 @@ def test_attack_never_breaks_a_certified_sample(
     summary = json.loads((here / "a/summary.json").read_text())
     unbroken = sum(a["status"] == "unbroken" for a in attacked)
     assert summary["robust_accuracy"] == unbroken / 12
+    for name in ("forward_solves", "adjoint_solves"):
+        assert summary[name] == pytest.approx(sum(a[name] for a in attacked))
+        assert isinstance(summary[name], int)
+    assert summary["forward_solves"] > summary["adjoint_solves"] >= 12
 
 
 def test_bound_encloses_and_shows_its_proof(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
