@@ -15,11 +15,12 @@ from equicert.weights.base import Weight
 
 @final
 class RowSum(Weight):
-    """`W_i = T_i min(1, bound / sum_j |T_ij|)` for each row i, T free: row sums at most `bound`.
+    """`W_i = bound T_i / (sum_j |T_ij| + |s_i|)` for each row i; T and the slack s are free.
 
-    Each row is pulled back radially onto the ball where it is outside, so every W of the set is
-    reached, by T = W, and no entry's gradient is lost, as it is where the nearest point of the ball
-    is taken. `||W||_inf < 1` gives mu(W) < 1 at eta = 1, and a unique fixed point.
+    Then `sum_j |W_ij| <= bound`, and every W of the set is reached, by T = W and
+    `s_i = bound - sum_j |W_ij|`. A projection of each row onto its ball reaches them, too, but its
+    gradient is blind to the length of a row that is outside, and no step brings such a row back:
+    with s it is not. `||W||_inf < 1` gives mu(W) < 1 at eta = 1, and a unique fixed point.
 
     [EG21] shows that `lambda_pf(|W|) < 1` suffices, the Perron-Frobenius eigenvalue of the absolute
     values and the infimum of `||[eta]^-1 W [eta]||_inf` over eta > 0. As the Metzler majorant M is
@@ -33,7 +34,8 @@ class RowSum(Weight):
     Args:
         states: n.
         bound: of the absolute row sums, in (0, 1).
-        scale: T_ij is uniform on `[-scale/sqrt(n), scale/sqrt(n)]` at the start.
+        scale: T_ij is uniform on `[-scale/sqrt(n), scale/sqrt(n)]` at the start, and s_i such that
+            the row sums of W are half of the bound.
 
     Raises:
         ConfigError: bound outside (0, 1) or NaN, n < 1.
@@ -47,10 +49,13 @@ class RowSum(Weight):
             raise ConfigError(f"a network needs at least one hidden unit, got {states}")
         self.bound = bound
         self.T = nn.Parameter((2 * torch.rand(states, states) - 1) * (scale / math.sqrt(states)))
+        self.s = nn.Parameter(self.T.detach().abs().sum(1))
 
     def forward(self) -> Dense:
-        sums = self.T.abs().sum(1, keepdim=True)
-        return Dense(self.T * (self.bound / sums.clamp(min=self.bound)))
+        length = self.T.abs().sum(1) + self.s.abs()
+        # At T_i = s_i = 0 alone, where W_i has no limit, it is taken as 0.
+        length = length.clamp(min=torch.finfo(length.dtype).tiny)
+        return Dense(self.T / (length / self.bound)[:, None])
 
     def eta(self) -> Tensor:  # (n,)
         return torch.ones_like(self.T[0])
@@ -63,7 +68,7 @@ class RowSum(Weight):
         self,
         W: Tensor,  # (n, n)
     ) -> None:
-        """Set T so that `forward()` is W.
+        """Set T and s so that `forward()` is W.
 
         Raises:
             ModelError: a row sum exceeds the bound: no T gives this W.
@@ -80,3 +85,4 @@ class RowSum(Weight):
                 f" {row}; raise the bound or scale W down"
             )
         self.T.copy_(W)
+        self.s.copy_(self.bound - sums)
