@@ -260,7 +260,29 @@ def test_restarts_only_add() -> None:
     assert 0 < len(broken(results[0])) < len(broken(results[2]))
     # a restart costs 3 steps and 2 judgements for each sample still open
     open_ = 40 - len(broken(results[0]))
-    assert results[1].forward_solves == results[0].forward_solves + 5 * open_
+    total = [float(result.forward_solves.sum()) for result in results]
+    assert total[1] == total[0] + 5 * open_
+
+
+def test_solves_are_those_of_a_hand_count() -> None:
+    """One at x; one step and two points to judge; for each restart its steps and two more.
+
+    A sample that is misclassified stops after the first, one that is broken after the attempt that
+    broke it. Each step has one adjoint.
+    """
+    network, x, labels = problem(seed=5)
+    labels[3] = (labels[3] + 1) % 4
+    once = FGSM().run(network, x, labels, 0.12)
+    attacked = torch.tensor([status != "misclassified" for status in once.status])
+    assert 0 < int(attacked.sum()) < 40
+    assert torch.equal(once.forward_solves, 1 + 3.0 * attacked)
+    assert torch.equal(once.adjoint_solves, 1.0 * attacked)
+    results = [once, *(PGD(4, restarts=k).run(network, x, labels, 0.12) for k in (1, 2))]
+    for before, after in itertools.pairwise(results):
+        open_ = torch.tensor([status == "unbroken" for status in before.status])
+        assert 0 < int(open_.sum()) < 39
+        assert torch.equal(after.forward_solves, before.forward_solves + (4 + 2.0) * open_)
+        assert torch.equal(after.adjoint_solves, before.adjoint_solves + 4.0 * open_)
 
 
 def test_random_starts() -> None:
@@ -291,14 +313,13 @@ def test_batch_mates_do_not_matter(attack: Attack) -> None:
     shuffled = attack.run(network, x[order], labels[order], 0.08, (0.0, 1.0))
     assert torch.allclose(shuffled.adversarial, together.adversarial[order], atol=1e-12)
     assert shuffled.status == tuple(together.status[row] for row in order)
-    solves = 0
     for row in range(24):
         alone = attack.run(network, x[row], int(labels[row]), 0.08, (0.0, 1.0))
         assert alone.status == together.status[row : row + 1]
         assert torch.allclose(alone.adversarial[0], together.adversarial[row], atol=1e-12)
         assert float(alone.margin) == pytest.approx(float(together.margin[row]), abs=1e-8)
-        solves += alone.forward_solves
-    assert solves == together.forward_solves
+        assert float(alone.forward_solves) == together.forward_solves[row]
+        assert float(alone.adjoint_solves) == together.adjoint_solves[row]
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)
@@ -319,7 +340,7 @@ def test_misclassified_samples_are_not_attacked(attack: Attack) -> None:
     assert torch.equal(result.adversarial, x)
     assert torch.equal(result.predicted, labels)
     assert bool((result.margin < 0).all())
-    assert result.forward_solves == len(x)
+    assert bool((result.forward_solves == 1).all() & (result.adjoint_solves == 0).all())
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)

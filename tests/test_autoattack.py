@@ -141,7 +141,7 @@ def test_the_scale_of_the_outputs_is_no_defence(scale: float) -> None:
     network, x, labels = problem(seed=2)
     scaled, _, _ = problem(seed=2, scale=scale)
     held = [target(n, x, labels, 0.1) for n in (network, scaled)]
-    found = [AutoAttack(**SHORT)._attempt(t, "apgd-t").points[0] for t in held]
+    found = [AutoAttack(**SHORT)._attempt(t, "apgd-t")[0] for t in held]
     plain, other = (int((network.predict(p).argmax(1) != labels).sum()) for p in found)
     assert other >= 0.8 * plain > 0
 
@@ -151,8 +151,7 @@ def test_corners_of_the_box_are_reached_in_float64(part: Part) -> None:
     """The library knows x and eps to float32 only."""
     network, x, labels = linear(seed=3)
     held = target(network, x, labels, 0.1)
-    found = AutoAttack()._attempt(held, part)
-    [points] = found.points
+    [points] = AutoAttack()._attempt(held, part)
     moved = (points != x).any(1)
     at_end = (points == held.box.lo) | (points == held.box.hi)
     assert 0 < int(moved.sum()) < len(x)
@@ -163,7 +162,7 @@ def test_corners_of_the_box_are_reached_in_float64(part: Part) -> None:
 def test_samples_that_withstand_a_part_are_left_exactly_where_they_were(part: Part) -> None:
     network, x, _ = problem(seed=3)
     held = target(network, x / 3, network.predict(x / 3).argmax(1), 1e-9, (-1.0, 2.0))
-    [points] = AutoAttack(**SHORT)._attempt(held, part).points
+    [points] = AutoAttack(**SHORT)._attempt(held, part)
     assert torch.equal(points, x / 3)
 
 
@@ -236,10 +235,17 @@ def test_wide_domains_do_not_blur_eps() -> None:
 
 
 def test_solves_are_counted() -> None:
-    """Square asks for each sample before, at the start, once a query, and after."""
+    """Square asks for each sample before, at the start, once a query, and after.
+
+    Beside it: the clean point, one step with its two points to judge, and the one to judge here.
+    """
     network, x, labels = problem(seed=3)
-    found = AutoAttack(queries=50)._attempt(target(network, x, labels, 1e-9), "square")
-    assert found.solves == 40 * (50 + 3)
+    result = AutoAttack(("square",), queries=50).run(network, x, labels, 1e-9)
+    assert set(result.status) == {"unbroken"}
+    assert result.forward_solves.tolist() == [1 + 3 + (50 + 3) + 1] * 40
+    assert result.adjoint_solves.tolist() == [1] * 40
+    result = AutoAttack(("apgd-ce",), iterations=7).run(network, x, labels, 1e-9)
+    assert bool((result.adjoint_solves > 7).all() & (result.forward_solves > 7).all())
 
 
 def test_the_seed_determines_the_result() -> None:
@@ -260,7 +266,7 @@ def test_parts_stop_where_nothing_is_left() -> None:
     network, x, labels = bump()
     result = AutoAttack(PARTS[::-1], queries=50).run(network, x, labels, 0.15, UNIT)
     assert broken(result) == {0, 1, 2, 3, 4}
-    assert result.forward_solves < 2000  # the other parts take thousands
+    assert result.forward_solves.sum() < 2000  # the other parts take thousands
 
 
 # --- few classes, and errors ---------------------------------------------------------------------

@@ -142,6 +142,10 @@ def test_attack_never_breaks_a_certified_sample(
     summary = json.loads((here / "a/summary.json").read_text())
     unbroken = sum(a["status"] == "unbroken" for a in attacked)
     assert summary["robust_accuracy"] == unbroken / 12
+    for name in ("forward_solves", "adjoint_solves"):
+        assert summary[name] == pytest.approx(sum(a[name] for a in attacked))
+        assert isinstance(summary[name], int)
+    assert summary["forward_solves"] > summary["adjoint_solves"] >= 12
 
 
 def test_bound_encloses_and_shows_its_proof(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,6 +208,38 @@ def test_train_then_certify(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     capsys.readouterr()
     assert run("train", "--resume", "t", "--epochs", "3") == 2
     assert "leave out --epochs" in capsys.readouterr().err
+
+
+def test_row_sum_weights_through_every_command(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--weights", "row-sum", "--row-sum-bound", "0.5", "--hidden", "8", "--epochs", "2"]
+    assert run("train", "--data", "data.npz", "--out", "t", "--threads", "1", *words) == 0
+    model, common = "t/model.safetensors", ["--data", "data.npz", "--eps", "0.01", "--quiet"]
+    for method in ("interval", "lipschitz", "sign-split"):
+        out = f"v-{method}"
+        assert run("certify", model, *common, "--method", method, "--out", out) == 0
+        summary = json.loads((here / out / "summary.json").read_text())
+        assert summary["method"] == method
+        assert not {"not contracting", "not well-posed"} & set(summary["reasons"])
+    assert run("attack", model, *common, "--steps", "3", "--out", "a") == 0
+    capsys.readouterr()
+    assert run("inspect", model, "--json") == 0
+    found = {c["name"]: c["value"] for c in json.loads(capsys.readouterr().out)["conditions"]}
+    assert found["lambda_pf(|W|)"] <= found["||W||_inf"] + 1e-9 <= 0.5 * (1 + 1e-6) + 1e-9
+
+
+def test_a_network_on_which_the_sign_split_is_not_well_posed(here: Path) -> None:
+    network = arrays()
+    network["W"] = network["W"] - 2 * np.eye(6)
+    np.savez("deep.npz", activation="relu", **network)
+    np.savez("deep-data.npz", **data(network))
+    words = ["certify", "deep.npz", "--data", "deep-data.npz", "--eps", "0.01", "--quiet"]
+    assert run(*words, "--out", "v") == 0
+    assert run(*words, "--method", "sign-split", "--out", "w") == 0
+    summaries = [json.loads((here / out / "summary.json").read_text()) for out in ("v", "w")]
+    assert summaries[0]["certified_accuracy"] > 0
+    assert summaries[1]["reasons"] == {"not well-posed": 12}
 
 
 def test_options_come_from_a_config_file(here: Path) -> None:
@@ -317,6 +353,11 @@ BAD_INPUT: dict[str, tuple[Callable[[], None], str, str]] = {
     "unknown option": (_nothing, CERTIFY + " --epz 0.1", "did you mean 'eps'?"),
     "unknown command": (_nothing, "certfy net.npz", "certify"),
     "unknown method": (_nothing, CERTIFY + " --method box", "interval"),
+    "misspelt method": (
+        _nothing,
+        CERTIFY + " --method sign_split",
+        "['interval', 'lipschitz', 'sign-split'], got sign_split",
+    ),
     "limit 0": (_nothing, CERTIFY + " --limit 0", "limit must be at least 1"),
     "batch size 0": (_nothing, CERTIFY + " --batch-size 0", "batch_size must be at least 1"),
     "resume without folder": (
@@ -325,6 +366,26 @@ BAD_INPUT: dict[str, tuple[Callable[[], None], str, str]] = {
         "--out",
     ),
     "gamma 1": (_nothing, "train --data data.npz --out v --gamma 1", "gamma"),
+    "gamma of row-sum weights": (
+        _nothing,
+        "train --data data.npz --out v --weights row-sum --gamma 0.5",
+        "gamma is not a setting of row-sum weights, which take row_sum_bound; leave it out",
+    ),
+    "bound of contracting weights": (
+        _nothing,
+        "train --data data.npz --out v --row-sum-bound 0.5",
+        "row_sum_bound is not a setting of contracting weights, which take gamma; leave it out",
+    ),
+    "bound of 1": (
+        _nothing,
+        "train --data data.npz --out v --weights row-sum --row-sum-bound 1",
+        "row_sum_bound must be in (0, 1), got 1.0",
+    ),
+    "unknown weights": (
+        _nothing,
+        "train --data data.npz --out v --weights rowsum",
+        "['contracting', 'row-sum'], got rowsum",
+    ),
     "no epochs": (_nothing, "train --data data.npz --out v --epochs 0", "epochs"),
     "kappa 2": (_nothing, "train --data data.npz --out v --kappa 2", "kappa"),
     "training activation": (

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from equicert.errors import NotConvergedError
-from equicert.policies import ConvergenceWarning, Policy, Raise, Tally, WarnAndCount, failure
+from equicert.policies import (
+    ConvergenceWarning,
+    Policy,
+    Raise,
+    RowCount,
+    Tally,
+    WarnAndCount,
+    failure,
+)
 from equicert.solution import Solution
 
 
@@ -116,6 +124,17 @@ def test_tally_means_the_steps_of_each_kind() -> None:
     assert tally.mean_steps() == {}
     tally.observe("forward solve", solution(True, steps=2), "")
     assert tally.mean_steps() == {"forward solve": 2.0}
+
+
+def test_rows_are_counted_by_kind_and_outcomes_passed_on() -> None:
+    count = RowCount(Raise())
+    count.observe("forward solve", solution(True, True, steps=4), "")
+    count.observe("forward solve", solution(True, steps=10), "")
+    count.observe("adjoint solve", solution(True, steps=6), "")
+    assert count.rows == {"forward solve": 3, "adjoint solve": 1}
+    with pytest.raises(NotConvergedError):
+        count.observe("adjoint solve", BAD, "")
+    assert count.rows["adjoint solve"] == 1 + len(BAD.converged)  # the failed ones count as well
 
 
 def test_tally_passes_every_outcome_on() -> None:

@@ -23,15 +23,18 @@ from equicert.errors import (
     ConfigError,
     DataError,
     ModelError,
+    NotContractingError,
     NotConvergedError,
     OutputError,
 )
-from equicert.models import load_model, model_metadata
+from equicert.initial_weight import initial_weight
+from equicert.models import load_model, model_metadata, save_model
 from equicert.policies import ConvergenceWarning
 from equicert.runs import claim_folder, read_lines
 from equicert.schedules import TrainConfig
 from equicert.stored import StoredNetwork
 from equicert.training import DivergedError, Progress, Trainer, evaluate
+from equicert.weights import Contracting, RowSum
 
 FILES = {"run.json", "config.yaml", "metrics.jsonl", "checkpoint.pt", "model.safetensors"}
 
@@ -136,6 +139,11 @@ BAD = [
     ("batch_size", -1, "batch_size must be an integer >= 1, got -1"),
     ("gamma", 1.0, "gamma must be finite and < 1, got 1.0"),
     ("gamma", float("-inf"), "gamma must be"),
+    ("weights", "free", "weights must be one of contracting, row-sum"),
+    ("row_sum_bound", 0.0, r"row_sum_bound must be in \(0, 1\), got 0.0"),
+    ("row_sum_bound", 1.0, "row_sum_bound must be in"),
+    ("row_sum_bound", float("nan"), "row_sum_bound must be in"),
+    ("row_sum_bound", 0.5, "not a setting of contracting weights, which take gamma; leave it out"),
     ("eps", -0.1, "eps must be finite and >= 0, got -0.1"),
     ("eps", float("nan"), "eps must be finite and >= 0, got nan"),
     ("eps", float("inf"), "eps must be"),
@@ -172,6 +180,24 @@ def test_bad_setting(name: str, value: object, said: str) -> None:
         TrainConfig.from_mapping({name: value})
     assert len(str(error.value)) < 150
     assert "\n" not in str(error.value)
+
+
+def test_settings_of_other_weights_are_refused() -> None:
+    with pytest.raises(ConfigError, match="gamma is not a setting of row-sum weights, which take"):
+        TrainConfig(weights="row-sum", gamma=0.5)
+    assert TrainConfig(weights="row-sum", row_sum_bound=0.5).weight_settings() == {
+        "row_sum_bound": 0.5
+    }
+    assert TrainConfig(gamma=0.5).weight_settings() == {"gamma": 0.5}
+
+
+def test_initial_weight_is_the_one_of_the_settings() -> None:
+    held = initial_weight(small(gamma=-0.5))
+    assert isinstance(held, Contracting)
+    assert held.gamma == -0.5
+    held = initial_weight(small(weights="row-sum", row_sum_bound=0.25, hidden=7))
+    assert isinstance(held, RowSum)
+    assert (held.bound, held().shape) == (0.25, (7, 7))
 
 
 def test_unknown_setting_names_the_nearest() -> None:
@@ -373,6 +399,7 @@ def test_folder_holds_everything(tmp_path: Path) -> None:
     assert model.digest == trained.network.digest
     metadata = model_metadata(out / "model.safetensors")
     assert metadata["data_digest"] == data.digest
+    assert (metadata["weights"], metadata["gamma"]) == ("contracting", "0.0")
     record = yaml.safe_load((out / "config.yaml").read_text())
     assert record["model_digest"] == model.digest
     assert record["data"] == {
@@ -382,6 +409,33 @@ def test_folder_holds_everything(tmp_path: Path) -> None:
     assert record["threads"] == record["config"]["threads"] == 1
     recorded = recorded_run(out)
     assert (recorded.config, recorded.spec) == (config, "some/blobs.npz")
+
+
+def test_row_sum_weights_are_trained_and_told(tmp_path: Path) -> None:
+    config = small(weights="row-sum", row_sum_bound=0.75, hidden=8, epochs=60, eps=0.02)
+    trained = Trainer(blobs(), config, tmp_path).run()
+    sums = trained.network.W.absolute_row_sums()
+    assert float(sums.amax()) <= 0.75 * (1 + 1e-6)
+    first, last = trained.metrics[0], trained.metrics[-1]
+    assert last["nominal_loss"] < first["nominal_loss"]
+    assert last["clean_accuracy"] > 0.9
+    assert last["eta_ratio"] == 1.0
+    assert last["mu"] <= 0.75 * (1 + 1e-6)
+    metadata = model_metadata(tmp_path / "model.safetensors")
+    assert (metadata["weights"], metadata["row_sum_bound"]) == ("row-sum", "0.75")
+    assert "gamma" not in metadata
+    assert recorded_run(tmp_path).config == config
+
+
+def test_what_a_file_says_of_its_weights_is_not_believed(tmp_path: Path) -> None:
+    held = StoredNetwork.from_arrays(
+        np.array([[0.0, 2.0], [2.0, 0.0]]), np.ones((2, 1)), np.ones(2), np.eye(2), np.zeros(2)
+    )
+    told = {"weights": "row-sum", "row_sum_bound": "0.5"}
+    save_model(tmp_path / "m.safetensors", held, told)
+    network = load_model(tmp_path / "m.safetensors")
+    with pytest.raises(NotContractingError):
+        _ = network.contraction
 
 
 @pytest.mark.parametrize(

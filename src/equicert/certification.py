@@ -38,7 +38,8 @@ class Verdict:
         predicted: the network's label at the clean point; -1 where it could not be computed.
         margin: rigorous lower bound on the least margin over the box; minus infinity if none.
         method: the method's name.
-        reason: why it is unknown ("margin", "unconverged", "rounding", "not contracting"); else "".
+        reason: why it is unknown ("margin", "unconverged", "rounding", "not contracting", "not
+            well-posed"); else "".
     """
 
     status: str
@@ -99,7 +100,8 @@ def certify(
         label: classes, 0..q-1.
         eps: radius in the sup-norm, in the units of x: a number, (r,) or (batch, 1).
         domain: two numbers or two (r,) vectors to intersect the box with, or None.
-        method: `Interval()` (certificate (14) of [J22], default) or `Lipschitz()` (13).
+        method: `Interval()` (certificate (14) of [J22], default), `Lipschitz()` (13), or
+            `SignSplit()` ([WeiK22]).
         batch_size: samples at a time; changes no verdict to a false one.
 
     Raises:

@@ -64,20 +64,36 @@ def prove_contraction(
         NotContractingError: no candidate passes the test in rounded arithmetic.
         RoundingError: this machine's arithmetic is not the one that the bounds assume.
     """
-    self_test(str(W.device))
     W = W.detach().to(dtype=torch.float64)
-    magnitude = Enclosure.of(W.off_diagonal())
-    diagonal = W.diagonal()
+    return prove_rows(W.off_diagonal(), W.diagonal(), hint)
+
+
+def prove_rows(
+    rest: Operator,  # (n, n) float64
+    own: Tensor,  # (n,) float64
+    hint: Tensor | None = None,  # (n,)
+) -> Contraction:
+    """The same for `W = diag(own) + rest`, where `rest` may have entries on the diagonal, too.
+
+    Proved is `(|rest| eta)_i < (1 - own_i) eta_i` for all i; `mu`, `rate` and `gaps` have `own_i`
+    in the place of W_ii and `|rest|` in that of `|W_off|`: they belong to the form in which only
+    `own_i z_i` is eliminated.
+
+    Raises:
+        NotContractingError, RoundingError: as `prove_contraction`.
+    """
+    self_test(str(rest.device))
+    magnitude = Enclosure.of(rest)
     if hint is not None:
-        proved = _test(magnitude, diagonal, hint.detach().to(diagonal))
+        proved = _test(magnitude, own, hint.detach().to(own))
         if proved is not None:
             return proved
-    eta = diagonal
-    for eta in _candidates(W.dense()):
-        proved = _test(magnitude, diagonal, eta / eta.min())
+    eta = own
+    for eta in _candidates(magnitude.magnitude.dense() + torch.diag(own)):
+        proved = _test(magnitude, own, eta / eta.min())
         if proved is not None:
             return proved
-    measures = diagonal + magnitude.magnitude.apply(eta[None])[0] / eta
+    measures = own + magnitude.magnitude.apply(eta[None])[0] / eta
     row = int(measures.argmax())
     raise NotContractingError(float(measures[row]), row, " (1 - mu is below what float64 resolves)")
 

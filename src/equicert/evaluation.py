@@ -161,21 +161,29 @@ class AttackRun:
                     "adversarial": int(moved),
                     "margin": float(margin),
                     "method": self.name,
+                    "forward_solves": float(forward),
+                    "adjoint_solves": float(adjoint),
                 }
-                for status, label, clean, moved, margin in zip(
+                for status, label, clean, moved, margin, forward, adjoint in zip(
                     found.status,
                     samples.y[rows],
                     found.predicted,
                     found.adversarial_predicted,
                     found.margin,
+                    found.forward_solves,
+                    found.adjoint_solves,
                     strict=True,
                 )
             ]
 
     def summary(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
-        """Accuracies as fractions of all samples."""
+        """Accuracies as fractions of all samples, and how many fixed points the attack took."""
         count = Counter(line["status"] for line in lines)
-        return {
+        solves = {
+            name: round(sum(line[name] for line in lines))
+            for name in ("forward_solves", "adjoint_solves")
+        }
+        return solves | {
             "clean_accuracy": 1 - count["misclassified"] / len(lines),
             "robust_accuracy": count["unbroken"] / len(lines),
             "broken": count["broken"],

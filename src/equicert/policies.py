@@ -66,6 +66,18 @@ class Tally(Policy):
         self._solves.clear()
 
 
+class RowCount(Policy):
+    """Counts the rows solved per kind of solve and passes each outcome on to another policy."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.rows: dict[str, int] = defaultdict(int)
+
+    def observe(self, what: str, solution: Solution, advice: str) -> None:
+        self.rows[what] += len(solution.converged)
+        self.policy.observe(what, solution, advice)
+
+
 def failure(what: str, solution: Solution, advice: str) -> NotConvergedError:
     """The error that describes an unconverged solution."""
     failed = int((~solution.converged).sum())

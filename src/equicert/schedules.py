@@ -41,7 +41,10 @@ class TrainConfig:
         recipe: the loss: "inclusion" is (11) of [J22].
         hidden: number n of hidden units.
         activation: phi, for example "relu" or "leaky_relu(0.1)".
-        gamma: bound on mu(W), below 1; at most 0 makes all solves fast.
+        weights: the parametrisation of W: "contracting" is (12) of [J22], "row-sum" keeps
+            ||W||_inf below a bound [EG21].
+        gamma: of contracting weights: bound on mu(W), below 1; at most 0 makes all solves fast.
+        row_sum_bound: of row-sum weights: bound on the absolute row sums of W, in (0, 1).
         input_gain: U begins uniform on +-input_gain/sqrt(inputs); 1 is what torch.nn.Linear does,
             and less keeps the images of boxes narrow.
         eps: radius of the boxes in the sup-norm, in the units of the data: what is certified.
@@ -71,13 +74,16 @@ class TrainConfig:
             0 for none.
 
     Raises:
-        ConfigError: a value of the wrong type or out of its range, named with the range.
+        ConfigError: a value of the wrong type or out of its range, named with the range; a setting
+            of other weights than the chosen ones, which would be ignored.
     """
 
     recipe: Literal["inclusion"] = "inclusion"
     hidden: int = 100
     activation: str = "relu"
+    weights: Literal["contracting", "row-sum"] = "contracting"
     gamma: float = 0.0
+    row_sum_bound: float = 0.95
     input_gain: float = 0.3
     eps: float = 0.1
     overshoot: float = 1.0
@@ -109,12 +115,22 @@ class TrainConfig:
             allowed, accepts = _RANGES.get(field.name, _ANYTHING)
             if value is not None and not accepts(value):
                 raise ConfigError(f"{field.name} must be {allowed}, got {_short(value)}")
+        self._refuse_settings_of_other_weights()
         start, end = self.milestone("ramp_start"), self.milestone("ramp_end")
         if start > end:
             raise ConfigError(
                 f"ramp_start must not exceed ramp_end, which is {end:g} of {self.epochs} epochs,"
                 f" got {start:g}"
             )
+
+    def _refuse_settings_of_other_weights(self) -> None:
+        used = _WEIGHT_SETTINGS[self.weights]
+        for name in (name for names in _WEIGHT_SETTINGS.values() for name in names):
+            if name not in used and getattr(self, name) != getattr(type(self), name):
+                raise ConfigError(
+                    f"{name} is not a setting of {self.weights} weights, which take"
+                    f" {', '.join(used)}; leave it out"
+                )
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> TrainConfig:
@@ -132,6 +148,10 @@ class TrainConfig:
     def to_mapping(self) -> dict[str, Any]:
         """All settings by name, as JSON and YAML hold them."""
         return asdict(self)
+
+    def weight_settings(self) -> dict[str, Any]:
+        """The settings of the chosen weights."""
+        return {name: getattr(self, name) for name in _WEIGHT_SETTINGS[self.weights]}
 
     def milestone(self, name: Literal["ramp_start", "ramp_end", "late_epoch"]) -> float:
         """A milestone in epochs: as set, else at the published fraction of `epochs`."""
@@ -160,6 +180,12 @@ class TrainConfig:
         return self.learning_rate_late if late else self.learning_rate
 
 
+# Settings that belong to one parametrisation of W and are refused beside another.
+_WEIGHT_SETTINGS: Final[dict[str, tuple[str, ...]]] = {
+    "contracting": ("gamma",),
+    "row-sum": ("row_sum_bound",),
+}
+
 _Range = tuple[str, Callable[[Any], bool]]
 _ANYTHING: Final[_Range] = ("anything", lambda _: True)
 _COUNT: Final[_Range] = ("an integer >= 1", lambda v: v >= 1)
@@ -168,6 +194,7 @@ _NOT_NEGATIVE: Final[_Range] = ("finite and >= 0", lambda v: 0 <= v < math.inf)
 _RANGES: Final[dict[str, _Range]] = {
     "hidden": _COUNT,
     "gamma": ("finite and < 1", lambda v: -math.inf < v < 1),
+    "row_sum_bound": ("in (0, 1)", lambda v: 0 < v < 1),
     "input_gain": _POSITIVE,
     "eps": _NOT_NEGATIVE,
     "overshoot": _POSITIVE,

@@ -23,6 +23,7 @@ from equicert.certification import certify
 from equicert.checkpoints import CONFIG, Checkpoint, RunRecord
 from equicert.data import DataSet
 from equicert.errors import ConfigError, DataError, EquicertError, OutputError
+from equicert.initial_weight import initial_weight
 from equicert.losses import InclusionLoss, inclusion_loss
 from equicert.models import save_model
 from equicert.network import ImplicitNetwork
@@ -238,7 +239,8 @@ class Trainer:
         """What the model file says about its training. Nothing in it is ever believed."""
         config = self.config
         told = {"recipe": config.recipe, "seed": config.seed, "epochs": config.epochs}
-        told |= {"trained_eps": config.eps, "trained_kappa": config.kappa, "gamma": config.gamma}
+        told |= {"trained_eps": config.eps, "trained_kappa": config.kappa}
+        told |= {"weights": config.weights, **config.weight_settings()}
         told |= {"data": self.data.name, "data_digest": self.data.digest}
         return {key: str(value) for key, value in told.items()}
 
@@ -305,7 +307,7 @@ def _initial_network(data: DataSet, config: TrainConfig, tally: Tally) -> Implic
                 config.hidden,
                 data.classes,
                 activation=parse_activation(config.activation),
-                gamma=config.gamma,
+                weight=initial_weight(config),
                 solver=_SOLVERS[config.solver],
                 tolerance=config.tolerance,
                 max_steps=config.max_steps,

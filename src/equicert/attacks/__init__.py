@@ -4,7 +4,7 @@ FGSM and PGD run through foolbox, AutoAttack through pyautoattack.
 """
 
 from equicert.attacks.auto import AutoAttack, Part
-from equicert.attacks.base import Attack, AttackResult, Attempt, Found, Status, Target
+from equicert.attacks.base import Attack, AttackResult, Attempt, Status, Target
 from equicert.attacks.gradient import FGSM, PGD
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "AttackResult",
     "Attempt",
     "AutoAttack",
-    "Found",
     "Part",
     "Status",
     "Target",

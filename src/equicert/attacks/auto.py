@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias, final, get_args
 import torch
 from torch import Tensor
 
-from equicert.attacks.base import Attack, Attempt, Found, Target
+from equicert.attacks.base import Attack, Attempt, Target
 from equicert.attacks.gradient import FGSM
 from equicert.errors import ConfigError, InputError, nearest
 
@@ -97,7 +97,7 @@ class AutoAttack(Attack):
         usable: list[Part] = [part for part in parts if part != "apgd-t" or target.outputs >= 4]
         return [FGSM().step, *(partial(self._attempt, part=part) for part in usable)]
 
-    def _attempt(self, target: Target, part: Part) -> Found:
+    def _attempt(self, target: Target, part: Part) -> tuple[Tensor]:
         model = _OnUnitCube(target)
         eps = float(target.radius[0, 0]) / model.width + _SLACK
         labels = target.labels.clone()
@@ -107,7 +107,7 @@ class AutoAttack(Attack):
         points = model.point(moved)
         # A coordinate left alone is x itself, not x rounded to float32; so is one without value.
         points = torch.where((moved == image).flatten(1) | ~points.isfinite(), target.x, points)
-        return Found((target.box.clamp(points),), model.solves)
+        return (target.box.clamp(points),)
 
     def _library(self, part: Part, model: _OnUnitCube, eps: float) -> Any:
         """The library's object for a part, with the settings of its standard version."""
@@ -155,7 +155,6 @@ class _OnUnitCube:
         self.width = float((self.high - self.low).amax()) or 1.0
         size = max(float(part.abs().amax()) for part in (target.network.C, target.network.c))
         self.unit = size / min(max(size, 2.0**-32), 2.0**32) or 1.0  # 1 for all but extreme outputs
-        self.solves = 0
 
     def __call__(
         self,
@@ -164,7 +163,6 @@ class _OnUnitCube:
         """The outputs less the greatest: no loss sees the difference, and float32 loses little."""
         # A division by a gradient of zero makes FAB's next point NaN; that stays within its row.
         images = torch.where(images.isfinite(), images, 0.5)
-        self.solves += len(images)
         y = self.network(self.point(images))
         return ((y - y.detach().amax(1, keepdim=True)) / self.unit).to(torch.float32)
 

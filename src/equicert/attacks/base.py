@@ -19,6 +19,7 @@ from torch import Tensor
 from equicert.boxes import Bound, Box, Domain, check_domain
 from equicert.errors import InputError
 from equicert.network import ImplicitNetwork
+from equicert.policies import Raise, RowCount
 from equicert.queries import check_labels
 from equicert.stored import StoredNetwork
 
@@ -39,7 +40,10 @@ class AttackResult:
         predicted: (batch,) int64, the clean prediction.
         adversarial_predicted: (batch,) int64, the prediction there.
         margin: (batch,) the label's output there minus the greatest other one.
-        forward_solves: fixed points computed, summed over samples.
+        forward_solves: (batch,) float64, fixed points z*(x) computed for the sample: at x itself,
+            on the way, and to judge what was found. An attempt's own are shared among its samples
+            alike: a mean where it drops some of them before others, as AutoAttack's parts do.
+        adjoint_solves: (batch,) float64, the same of the solves behind gradients.
     """
 
     status: tuple[Status, ...]
@@ -47,7 +51,8 @@ class AttackResult:
     predicted: Tensor
     adversarial_predicted: Tensor
     margin: Tensor
-    forward_solves: int
+    forward_solves: Tensor
+    adjoint_solves: Tensor
 
 
 @dataclass(frozen=True)
@@ -87,20 +92,8 @@ class Target:
         )
 
 
-@dataclass(frozen=True)
-class Found:
-    """What an attempt proposes.
-
-    Attributes:
-        points: each (batch, r) float64, in the boxes of the target; all of them are judged.
-        solves: fixed points computed on the way, summed over samples.
-    """
-
-    points: tuple[Tensor, ...]
-    solves: int
-
-
-Attempt: TypeAlias = Callable[[Target], Found]
+# It proposes points to be judged, each (batch, r) float64, in the boxes of the target.
+Attempt: TypeAlias = Callable[[Target], tuple[Tensor, ...]]
 
 
 class Attack(ABC):
@@ -147,7 +140,9 @@ class Attack(ABC):
         low, high = (end.expand(network.inputs) for end in check_domain(x, domain))
         search = _Search(network, x, labels)
         with torch.random.fork_rng(devices=[]):  # a module draws initial values, replaced at once
-            gradients = ImplicitNetwork.from_stored(network, tolerance=_TOLERANCE)
+            gradients = ImplicitNetwork.from_stored(
+                network, tolerance=_TOLERANCE, on_unconverged=search.count
+            )
         gradients.eval().requires_grad_(False)
         target = Target(gradients, x, labels, radius, box, low, high)
         for attempt in self.attempts(target):
@@ -173,7 +168,8 @@ class _Search:
         self.point_predicted = self.predicted.clone()
         self.correct = self.predicted == labels
         self.broken = torch.zeros_like(self.correct)
-        self.solves = len(x)
+        self.count = RowCount(Raise())  # of the attempt at work
+        self.forward, self.adjoint = torch.ones_like(x[:, 0]), torch.zeros_like(x[:, 0])
 
     def open_rows(self) -> Tensor:
         """The samples that are classified correctly and not broken yet."""
@@ -183,7 +179,7 @@ class _Search:
     def judge(
         self,
         rows: Tensor,  # (k,) int64
-        found: Found,
+        found: tuple[Tensor, ...],  # (k, r) each
     ) -> None:
         """Keep, of each row's present point and those found for it, the worst for its label.
 
@@ -192,11 +188,10 @@ class _Search:
         """
         C, c = self.network.C, self.network.c
         unit = (C.shape[1] + 8) * torch.finfo(C.dtype).eps
-        self.solves += found.solves
-        for points in found.points:
+        self._charge(rows, len(found))
+        for points in found:
             open_ = ~self.broken[rows]
             solution = self.network.solve(points)
-            self.solves += len(points)
             z = solution.value
             y = z @ C.mT + c
             error = solution.radius[:, None] * C.abs().sum(1)
@@ -210,13 +205,25 @@ class _Search:
             self.point_predicted[kept] = y[take].argmax(1)
             self.broken[kept] = broken[take]
 
+    def _charge(self, rows: Tensor, judged: int) -> None:
+        """Share what the attempt has solved among its rows, and add what judging it takes."""
+        self.forward[rows] += self.count.rows["forward solve"] / len(rows) + judged
+        self.adjoint[rows] += self.count.rows["adjoint solve"] / len(rows)
+        self.count.rows.clear()
+
     def result(self) -> AttackResult:
         status: tuple[Status, ...] = tuple(
             "misclassified" if not correct else "broken" if broken else "unbroken"
             for correct, broken in zip(self.correct.tolist(), self.broken.tolist(), strict=True)
         )
         return AttackResult(
-            status, self.point, self.predicted, self.point_predicted, self.margin, self.solves
+            status,
+            self.point,
+            self.predicted,
+            self.point_predicted,
+            self.margin,
+            self.forward,
+            self.adjoint,
         )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equicert.attacks.base import Attack, Attempt, Found, Target, margin_of, split_label
+from equicert.attacks.base import Attack, Attempt, Target, margin_of, split_label
 from equicert.boxes import Box
 from equicert.errors import ConfigError
 
@@ -47,7 +47,7 @@ class FGSM(Attack):
     def attempts(self, target: Target) -> Sequence[Attempt]:  # noqa: ARG002 - one for all
         return [self.step]
 
-    def step(self, target: Target) -> Found:
+    def step(self, target: Target) -> tuple[Tensor, Tensor]:
         """The one step."""
         return _climb(target, Ascent(target.x, target.radius, 1))
 
@@ -86,7 +86,7 @@ class PGD(Attack):
         starts = range(1, 1 + self.restarts)
         return [FGSM().step, *(partial(self._restart, number=number) for number in starts)]
 
-    def _restart(self, target: Target, number: int) -> Found:
+    def _restart(self, target: Target, number: int) -> tuple[Tensor, Tensor]:
         return _climb(target, self.ascent(target.x, target.radius, target.box, number))
 
     def ascent(
@@ -133,7 +133,6 @@ class _Objective:
     ) -> None:
         self.C, self.labels, self.best = C, labels, start
         self.margin = torch.full_like(start[:, 0], torch.inf)
-        self.solves = 0
 
     def __call__(
         self,
@@ -145,17 +144,16 @@ class _Objective:
             better = margin < self.margin
             self.best = torch.where(better[:, None], x, self.best)
             self.margin = torch.where(better, margin, self.margin)
-            self.solves += len(x)
         others, own = split_label(y, self.labels)
         by_z = others.detach().softmax(1) @ self.C - self.C[self.labels]
         size = by_z.abs().amax(1).clamp(min=1e-300)
         return ((others.logsumexp(1) - own) / size).sum()
 
 
-def _climb(target: Target, ascent: Ascent) -> Found:
-    """Run the ascent by foolbox, on the box itself instead of a ball and global bounds.
+def _climb(target: Target, ascent: Ascent) -> tuple[Tensor, Tensor]:
+    """The best iterate and the last one of the ascent.
 
-    Found are the best iterate and the last one.
+    By foolbox, on the box itself instead of a ball and global bounds.
     """
     from eagerpy.astensor import astensor
     from eagerpy.tensor.tensor import Tensor as Eager
@@ -180,4 +178,4 @@ def _climb(target: Target, ascent: Ascent) -> Found:
     climb = BoxAscent(steps=ascent.steps, abs_stepsize=1.0, random_start=False)
     with torch.enable_grad():
         last = climb.run(model, ascent.start, target.labels, epsilon=math.inf)
-    return Found((objective.best, last), objective.solves)
+    return objective.best, last

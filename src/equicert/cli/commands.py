@@ -75,10 +75,11 @@ def run_certify(
     options: CertifyOptions, model: str, *, radius: bool, quiet: bool, resume: bool
 ) -> None:
     """`equicert certify`."""
-    from equicert.bounds import Interval, Lipschitz
+    from equicert.bounds import Interval, Lipschitz, SignSplit
     from equicert.evaluation import Certification
 
-    method = Interval() if options.method == "interval" else Lipschitz()
+    methods = {"interval": Interval(), "lipschitz": Lipschitz(), "sign-split": SignSplit()}
+    method = methods[options.method]
     eps = None if radius else options.eps
     job = Certification(method, eps, options.largest, options.resolution)
     _evaluate(job, options, model, quiet, resume)

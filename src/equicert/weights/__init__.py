@@ -3,5 +3,6 @@
 from equicert.weights.base import Weight
 from equicert.weights.contracting import Contracting
 from equicert.weights.free import Free
+from equicert.weights.row_sum import RowSum
 
-__all__ = ["Contracting", "Free", "Weight"]
+__all__ = ["Contracting", "Free", "RowSum", "Weight"]
