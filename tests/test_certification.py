@@ -20,19 +20,25 @@ from torch import Tensor
 import exact
 import networks
 from equicert import contraction
-from equicert.bounds import Interval, Lipschitz, Method
+from equicert.bounds import Interval, Lipschitz, LipschitzRadius, Method
 from equicert.boxes import Box, Domain
 from equicert.certification import STATUSES, Verdict, certify, certify_boxes, reach
 from equicert.errors import InputError, NotContractingError, RoundingError
+from equicert.lipschitz import Derived, Weighted
 from equicert.network import ImplicitNetwork
 from equicert.queries import Answer, Query
 from equicert.stored import StoredNetwork
 from equicert.weights import Free
 from networks import CONTRACTING, HAIRLINE, NOT_CONTRACTING, PIECEWISE_LINEAR, Array, Network
 
-EACH = pytest.mark.parametrize(
-    "method", [pytest.param(Interval(), id="interval"), pytest.param(Lipschitz(), id="lipschitz")]
+METHODS = (
+    Interval(),
+    Lipschitz(),
+    Lipschitz(local=True),
+    LipschitzRadius(Weighted()),
+    LipschitzRadius(Derived(), per_margin=True),
 )
+EACH = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 DECIDABLE = [
     net
     for net in (*CONTRACTING.values(), *HAIRLINE.values())

@@ -38,7 +38,7 @@ class TrainConfig:
     Example: `TrainConfig(hidden=50, eps=0.05, epochs=10)`.
 
     Args:
-        recipe: the loss: "inclusion" is (11) of [J22].
+        recipe: the loss: "inclusion" is (11) of [J22], "lipschitz" is (8).
         hidden: number n of hidden units.
         activation: phi, for example "relu" or "leaky_relu(0.1)".
         gamma: bound on mu(W), below 1; at most 0 makes all solves fast.
@@ -47,6 +47,9 @@ class TrainConfig:
         eps: radius of the boxes in the sup-norm, in the units of the data: what is certified.
         overshoot: training boxes reach overshoot * eps, a little beyond what is certified.
         kappa: final weight of the robust loss, in [0, 1].
+        lipschitz_weight: with "lipschitz", lambda, the weight of the Lipschitz bound.
+        lipschitz_bound: with "lipschitz", "weighted" is Theorem 6.1 of [J22], "row-sum" that of
+            [EG21] (for weights that keep ||W||_inf < 1), "derived" the tightest.
         epochs: passes over the training split.
         batch_size: samples a step.
         learning_rate: Adam's step size at the start, or after the warm-up.
@@ -74,7 +77,7 @@ class TrainConfig:
         ConfigError: a value of the wrong type or out of its range, named with the range.
     """
 
-    recipe: Literal["inclusion"] = "inclusion"
+    recipe: Literal["inclusion", "lipschitz"] = "inclusion"
     hidden: int = 100
     activation: str = "relu"
     gamma: float = 0.0
@@ -82,6 +85,8 @@ class TrainConfig:
     eps: float = 0.1
     overshoot: float = 1.0
     kappa: float = 0.75
+    lipschitz_weight: float = 1e-5
+    lipschitz_bound: Literal["weighted", "row-sum", "derived"] = "weighted"
     epochs: int = _PUBLISHED_EPOCHS
     batch_size: int = 100
     learning_rate: float = 5e-4
@@ -109,12 +114,24 @@ class TrainConfig:
             allowed, accepts = _RANGES.get(field.name, _ANYTHING)
             if value is not None and not accepts(value):
                 raise ConfigError(f"{field.name} must be {allowed}, got {_short(value)}")
+        self._refuse_settings_of_other_recipes()
         start, end = self.milestone("ramp_start"), self.milestone("ramp_end")
         if start > end:
             raise ConfigError(
                 f"ramp_start must not exceed ramp_end, which is {end:g} of {self.epochs} epochs,"
                 f" got {start:g}"
             )
+
+    def _refuse_settings_of_other_recipes(self) -> None:
+        """They would be ignored."""
+        default = {field.name: field.default for field in fields(self)}
+        for recipe, names in _OF_RECIPES.items():
+            for name in names if recipe != self.recipe else ():
+                if getattr(self, name) != default[name]:
+                    raise ConfigError(
+                        f"{name} is a setting of the recipe '{recipe}', and this one is"
+                        f" '{self.recipe}'; leave it out"
+                    )
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> TrainConfig:
@@ -160,6 +177,11 @@ class TrainConfig:
         return self.learning_rate_late if late else self.learning_rate
 
 
+_OF_RECIPES: Final = {
+    "inclusion": ("overshoot", "kappa", "ramp_start", "ramp_end"),
+    "lipschitz": ("lipschitz_weight", "lipschitz_bound"),
+}
+
 _Range = tuple[str, Callable[[Any], bool]]
 _ANYTHING: Final[_Range] = ("anything", lambda _: True)
 _COUNT: Final[_Range] = ("an integer >= 1", lambda v: v >= 1)
@@ -172,6 +194,7 @@ _RANGES: Final[dict[str, _Range]] = {
     "eps": _NOT_NEGATIVE,
     "overshoot": _POSITIVE,
     "kappa": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "lipschitz_weight": _NOT_NEGATIVE,
     "epochs": _COUNT,
     "batch_size": _COUNT,
     "learning_rate": _POSITIVE,

@@ -2,6 +2,6 @@
 
 from equicert.bounds.base import Method
 from equicert.bounds.interval import Interval
-from equicert.bounds.lipschitz import Lipschitz
+from equicert.bounds.lipschitz import Lipschitz, LipschitzRadius
 
-__all__ = ["Interval", "Lipschitz", "Method"]
+__all__ = ["Interval", "Lipschitz", "LipschitzRadius", "Method"]

@@ -73,7 +73,7 @@ def post_fixed(
 
     Proves nothing by itself: the caller holds a proof that the fixed point is unique.
     """
-    r_lo, r_hi = _off_diagonal(network, drive, lo, hi)
+    r_lo, r_hi = off_diagonal_bounds(network, drive, lo, hi)
     t_lo = down(down(network.diagonal * lo) + r_lo)
     t_hi = up(up(network.diagonal * hi) + r_hi)
     phi = network.activation
@@ -84,7 +84,7 @@ def post_fixed(
     return (slack >= 0) & (size.amax(-1) < torch.inf)
 
 
-def _off_diagonal(
+def off_diagonal_bounds(
     network: StoredNetwork, drive: tuple[Tensor, Tensor], lo: Tensor, hi: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Rigorous bounds on `W_off z + U x + b` over the state box and the input box."""
@@ -101,7 +101,7 @@ def _residual(
     widened by `t (eta - g)` more, hence into itself.
     """
     psi, d = network.activation.psi, network.diagonal
-    r_lo, r_hi = _off_diagonal(network, drive, lo, hi)
+    r_lo, r_hi = off_diagonal_bounds(network, drive, lo, hi)
     excess = torch.maximum(lo - psi(r_lo, d), psi(r_hi, d) - hi).clamp_(min=0)
     return excess.div_(network.contraction.gaps).amax(-1)
 
