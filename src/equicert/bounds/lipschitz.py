@@ -92,11 +92,13 @@ class Lipschitz(StateBoxMethod):
         beta = _steepest(network, drive, outer)
         factor = beta / (1 - beta * network.diagonal)
         driven = 0.5 * (drive[1] - drive[0])
+        going = torch.ones_like(zeta[:, :1], dtype=torch.bool)  # others of the batch change nothing
         for _ in range(self.max_steps):
             following = factor * network.off_diagonal.magnitude.affine(zeta, driven)
-            settled = not bool((zeta - following).amax() > self.tolerance)
-            zeta = torch.minimum(zeta, following)
-            if settled:
+            following = torch.where(going, torch.minimum(zeta, following), zeta)
+            going &= (zeta - following).amax(-1, keepdim=True) > self.tolerance
+            zeta = following
+            if not bool(going.any()):
                 break
         return zeta
 
