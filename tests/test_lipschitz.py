@@ -500,8 +500,10 @@ def test_the_radius_is_that_of_the_box_about_the_point() -> None:
         return float(method.answer(network, Query.of_margins(box, labels, 2, x)).lower)
 
     about = answered(Box.around(x, 0.1))
-    lopsided = Box(torch.tensor([[0.25, 0.75]]), torch.tensor([[0.25, 0.85]]))
-    assert answered(lopsided) == pytest.approx(about, abs=1e-6)
+    for lo, hi in (([0.25, 0.75], [0.25, 0.85]), ([0.25, 0.65], [0.25, 0.75])):  # to one side only
+        assert answered(Box(torch.tensor([lo]), torch.tensor([hi]))) == pytest.approx(
+            about, abs=1e-6
+        )
     far = Box(torch.tensor([[0.3, 0.8]]), torch.tensor([[0.35, 0.85]]))  # not even around x
     assert answered(far) == pytest.approx(about, abs=1e-6)
     point = answer_from_state(
