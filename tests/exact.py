@@ -198,8 +198,27 @@ class Vertex:
     z: Vector
 
 
-def vertices(W: Any, U: Any, b: Any, lo: Any, hi: Any, activation: str = "relu") -> list[Vertex]:
-    """Every vertex of every linear region of z* over the box lo <= x <= hi.
+@dataclass(frozen=True)
+class Region:
+    """Where z* is one affine map, z = J x + j, met with a box: the hull of its vertices."""
+
+    jacobian: Matrix  # (n, r)
+    vertices: list[Vertex]
+
+    def solid(self) -> bool:
+        """Whether it has an inside."""
+        if not self.vertices:
+            return False
+        first, *rest = [vertex.x for vertex in self.vertices]
+        edges = [[a - b for a, b in zip(x, first, strict=True)] for x in rest]
+        return any(
+            solve(list(chosen), [[] for _ in chosen]) is not None
+            for chosen in combinations(edges, len(first))
+        )
+
+
+def regions(W: Any, U: Any, b: Any, lo: Any, hi: Any, activation: str = "relu") -> list[Region]:
+    """Every linear region of z* over the box lo <= x <= hi, flat and empty ones too.
 
     On a region z* is affine and the region is a bounded polytope, so any linear form in (x, z)
     has its extremes over the whole box among these points. A vertex makes r independent
@@ -211,7 +230,7 @@ def vertices(W: Any, U: Any, b: Any, lo: Any, hi: Any, activation: str = "relu")
     box = [(unit[i], lo[i]) for i in range(r)] + [
         ([-entry for entry in unit[i]], -hi[i]) for i in range(r)
     ]
-    found: list[Vertex] = []
+    found: list[Region] = []
     for pattern in product(pieces(activation), repeat=n):
         affine = _affine(W, U, b, pattern)
         if affine is None:
@@ -225,13 +244,37 @@ def vertices(W: Any, U: Any, b: Any, lo: Any, hi: Any, activation: str = "relu")
                 region.append((slope, Fraction(piece.left) - offset))
             if piece.right != inf:
                 region.append(([-s for s in slope], offset - Fraction(piece.right)))
+        corners: list[Vertex] = []
         for tight in combinations(region, r):
             solved = solve([normal for normal, _ in tight], [[level] for _, level in tight])
             if solved is None:
                 continue
             x = [row[0] for row in solved]
             if all(dot(normal, x) >= level for normal, level in region):
-                found.append(Vertex(x, [dot(row[:r], x) + row[r] for row in affine]))
+                corners.append(Vertex(x, [dot(row[:r], x) + row[r] for row in affine]))
+        found.append(Region([row[:r] for row in affine], corners))
+    return found
+
+
+def vertices(W: Any, U: Any, b: Any, lo: Any, hi: Any, activation: str = "relu") -> list[Vertex]:
+    """The vertices of all linear regions of z* over the box."""
+    return [v for region in regions(W, U, b, lo, hi, activation) for v in region.vertices]
+
+
+def lipschitz_constants(
+    W: Any, U: Any, b: Any, C: Any, lo: Any, hi: Any, activation: str = "relu"
+) -> Vector:
+    """The exact sup-norm Lipschitz constant of each row of C z*(x) over the box.
+
+    The greatest 1-norm of its gradients over the regions that have an inside.
+    """
+    found = [Fraction(0) for _ in C]
+    for region in regions(W, U, b, lo, hi, activation):
+        if region.solid():
+            columns = list(zip(*region.jacobian, strict=True))
+            for i, row in enumerate(to_fractions(C)):
+                gradient = [dot(row, list(column)) for column in columns]
+                found[i] = max(found[i], sum(map(abs, gradient), Fraction(0)))
     return found
 
 

@@ -20,19 +20,26 @@ from torch import Tensor
 import exact
 import networks
 from equicert import contraction
-from equicert.bounds import Interval, Lipschitz, Method
+from equicert.bounds import Interval, Lipschitz, LipschitzRadius, Method
 from equicert.boxes import Box, Domain
 from equicert.certification import STATUSES, Verdict, certify, certify_boxes, reach
 from equicert.errors import InputError, NotContractingError, RoundingError
+from equicert.lipschitz import Derived, Weighted
 from equicert.network import ImplicitNetwork
 from equicert.queries import Answer, Query
 from equicert.stored import StoredNetwork
 from equicert.weights import Free
 from networks import CONTRACTING, HAIRLINE, NOT_CONTRACTING, PIECEWISE_LINEAR, Array, Network
 
-EACH = pytest.mark.parametrize(
-    "method", [pytest.param(Interval(), id="interval"), pytest.param(Lipschitz(), id="lipschitz")]
+METHODS = (
+    Interval(),
+    Lipschitz(),
+    Lipschitz(local=True),
+    LipschitzRadius(Weighted()),
+    LipschitzRadius(Derived(), per_margin=True),
 )
+EACH = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+EACH_BOX = pytest.mark.parametrize("method", METHODS[:3], ids=lambda method: method.name)
 DECIDABLE = [
     net
     for net in (*CONTRACTING.values(), *HAIRLINE.values())
@@ -137,7 +144,7 @@ def test_verdicts_on_awkward_networks_are_true(net: Network, method: Method, eps
         check(net, verdict, x[row].tolist(), [eps] * net.inputs)
 
 
-@EACH
+@EACH_BOX
 def test_most_of_what_is_true_is_certified(method: Method) -> None:
     """Of random networks with margins that the box leaves room for; else nothing is tested."""
     rng = np.random.default_rng(1)
@@ -169,7 +176,7 @@ def copy_network(c: float = 0.0) -> Network:
     )
 
 
-@EACH
+@EACH_BOX
 def test_the_smallest_true_margin_decides(method: Method) -> None:
     net = stored(copy_network())
     x = torch.tensor([[0.5]])
@@ -272,7 +279,7 @@ def test_eps_may_be_a_vector_or_one_number_a_sample(method: Method) -> None:
             check(net, verdict, x[row].tolist(), by_sample[row].tolist() * 2)
 
 
-@EACH
+@EACH_BOX
 def test_a_domain_clips_the_box_and_nothing_else_does(method: Method) -> None:
     net = stored(copy_network(c=-0.25))
     x = torch.tensor([[0.5]])
@@ -308,7 +315,7 @@ def test_networks_that_do_not_contract_are_unknown(net: Network, method: Method)
 @EACH
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_an_iteration_stopped_early_certifies_nothing_false(method: Method, steps: int) -> None:
-    early = type(method)(max_steps=steps)  # type: ignore[call-arg]
+    early = dataclasses.replace(method, max_steps=steps)  # type: ignore[type-var]
     for name in ("gamma near 1", "gamma near 1, diagonal", "saw of fact 4", "trap of fact 8"):
         net = CONTRACTING[name]
         x = torch.tensor([-1.0, 0.125, 1.0]).repeat(2)[:, None]
@@ -320,8 +327,8 @@ def test_an_iteration_stopped_early_certifies_nothing_false(method: Method, step
 @EACH
 def test_an_iteration_that_missed_its_tolerance_is_the_reason(method: Method) -> None:
     net = networks.random_network(np.random.default_rng(3), 6, 2, 2, gamma=0.999)
-    early = type(method)(max_steps=2)  # type: ignore[call-arg]
-    [verdict] = certify(stored(net), torch.zeros(1, 2), 0, 0.1, method=early)
+    early = dataclasses.replace(method, max_steps=2)  # type: ignore[type-var]
+    [verdict] = certify(stored(net), torch.zeros(1, 2), 0, 1.0, method=early)
     assert (verdict.status, verdict.reason) == ("unknown", "unconverged")
 
 
@@ -386,7 +393,7 @@ def test_a_readout_that_overflows_has_no_prediction() -> None:
 # Batches, types and modules.
 
 
-@EACH
+@pytest.mark.parametrize("method", [*METHODS[:3], METHODS[4]], ids=lambda method: method.name)
 def test_the_batch_size_and_the_order_change_no_verdict(method: Method) -> None:
     rng = np.random.default_rng(7)
     net = networks.random_network(rng, 8, 3, 4, 0.5)

@@ -242,6 +242,71 @@ def test_a_network_on_which_the_sign_split_is_not_well_posed(here: Path) -> None
     assert summaries[1]["reasons"] == {"not well-posed": 12}
 
 
+@pytest.mark.parametrize(
+    ("words", "method"),
+    [
+        ((), "lipschitz"),
+        (("--local",), "lipschitz-local"),
+        (("--bound", "weighted"), "lipschitz-radius-weighted"),
+        (("--bound=derived", "--per-margin"), "lipschitz-radius-derived-per-margin"),
+        (("--bound", "row-sum"), "lipschitz-radius-row-sum"),
+    ],
+)
+def test_verdicts_say_which_lipschitz_certificate_they_are(
+    here: Path, words: tuple[str, ...], method: str
+) -> None:
+    how = ("--eps", "0.001", "--method", "lipschitz", *words, "--out", "v")
+    assert run("certify", "net.npz", "--data", "data.npz", *how) == 0
+    lines = [json.loads(line) for line in (here / "v/verdicts.jsonl").read_text().splitlines()]
+    assert {line["method"] for line in lines} == {method}
+    summary = json.loads((here / "v/summary.json").read_text())
+    assert summary["method"] == method
+    if method.endswith("row-sum"):  # this network's rows add up to more than 1
+        assert summary["reasons"] == {"row sums": 12}
+    else:
+        assert summary["certified_accuracy"] > 0
+
+
+def test_radii_by_the_lipschitz_bound(here: Path) -> None:
+    how = ("--radius", "--method", "lipschitz", "--bound", "derived", "--per-margin", "--out", "v")
+    assert run("certify", "net.npz", "--data", "data.npz", *how) == 0
+    lines = [json.loads(line) for line in (here / "v/verdicts.jsonl").read_text().splitlines()]
+    assert any(line["radius"] for line in lines)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--local",),
+        ("--bound", "weighted"),
+        ("--per-margin",),
+        ("--method", "lipschitz", "--per-margin"),
+        ("--method", "lipschitz", "--bound", "derived", "--local"),
+    ],
+)
+def test_settings_of_another_certificate_are_refused(
+    here: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    del here
+    assert run("certify", "net.npz", "--data", "data.npz", *words) == 2
+    error = capsys.readouterr().err
+    assert "is not a setting of this certificate" in error
+    assert error.count("\n") == 1
+
+
+def test_train_by_a_lipschitz_bound(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--hidden", "4", "--epochs", "1", "--batch-size", "4", "--threads", "1", "--quiet"]
+    how = ["--preset", "lipschitz-published", "--lipschitz-bound", "derived"]
+    assert run("train", "--data", "data.npz", "--out", "t", *common, *how) == 0
+    [line] = (here / "t/metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["lipschitz_bound"] > 0
+    assert run("train", "--data", "data.npz", "--out", "u", *common, *how, "--kappa", "1") == 2
+    assert "kappa belongs to recipe 'inclusion', not to 'lipschitz'" in capsys.readouterr().err
+    assert run("train", "--data", "data.npz", "--out", "u", *common, "--recipe", "lipschitz",
+               "--lipschitz-bound", "row-sum") == 1  # fmt: skip
+    assert "||W||_inf < 1" in capsys.readouterr().err
+
+
 def test_options_come_from_a_config_file(here: Path) -> None:
     (here / "c.yaml").write_text("data: data.npz\neps: 0.02\nmethod: lipschitz\nout: v\n")
     assert run("certify", "net.npz", "--config", "c.yaml") == 0
@@ -369,12 +434,12 @@ BAD_INPUT: dict[str, tuple[Callable[[], None], str, str]] = {
     "gamma of row-sum weights": (
         _nothing,
         "train --data data.npz --out v --weights row-sum --gamma 0.5",
-        "gamma is not a setting of row-sum weights, which take row_sum_bound; leave it out",
+        "gamma belongs to weights 'contracting', not to 'row-sum'; leave it out",
     ),
     "bound of contracting weights": (
         _nothing,
         "train --data data.npz --out v --row-sum-bound 0.5",
-        "row_sum_bound is not a setting of contracting weights, which take gamma; leave it out",
+        "row_sum_bound belongs to weights 'row-sum', not to 'contracting'; leave it out",
     ),
     "bound of 1": (
         _nothing,

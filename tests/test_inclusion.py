@@ -19,9 +19,9 @@ from torch import Tensor
 
 import exact
 from equicert.activations import parse_activation
-from equicert.bounds.lipschitz import zeta_bound
 from equicert.boxes import Box
 from equicert.certification import reach
+from equicert.lipschitz import zeta_bound
 from equicert.norms import metzler_split
 from equicert.problems import PrimalProblem
 from equicert.solvers import Average, Picard, solve

@@ -16,6 +16,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from equicert.bounds import Lipschitz
 from equicert.certification import certify
 from equicert.checkpoints import Checkpoint, recorded_run
 from equicert.data import DataSet
@@ -26,8 +27,10 @@ from equicert.errors import (
     NotContractingError,
     NotConvergedError,
     OutputError,
+    RowSumError,
 )
 from equicert.initial_weight import initial_weight
+from equicert.lipschitz import Derived
 from equicert.models import load_model, model_metadata, save_model
 from equicert.policies import ConvergenceWarning
 from equicert.runs import claim_folder, read_lines
@@ -54,6 +57,12 @@ def blobs(train: int = 60, test: int = 21, classes: int = 3, domain: Any = (0.0,
 def small(**changes: Any) -> TrainConfig:
     settings = {"hidden": 4, "epochs": 4, "batch_size": 25, "learning_rate": 0.02, "threads": 1}
     return TrainConfig(**(settings | changes))
+
+
+def lipschitz(weight: float, **changes: Any) -> TrainConfig:
+    rates = {"learning_rate": 0.05, "learning_rate_late": 0.01}
+    settings = {"recipe": "lipschitz", "lipschitz_weight": weight, "hidden": 8, "epochs": 25}
+    return small(**(settings | rates | {"eps": 0.15} | changes))
 
 
 def timeless(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -143,7 +152,7 @@ BAD = [
     ("row_sum_bound", 0.0, r"row_sum_bound must be in \(0, 1\), got 0.0"),
     ("row_sum_bound", 1.0, "row_sum_bound must be in"),
     ("row_sum_bound", float("nan"), "row_sum_bound must be in"),
-    ("row_sum_bound", 0.5, "not a setting of contracting weights, which take gamma; leave it out"),
+    ("row_sum_bound", 0.5, "belongs to weights 'row-sum', not to 'contracting'; leave it out"),
     ("eps", -0.1, "eps must be finite and >= 0, got -0.1"),
     ("eps", float("nan"), "eps must be finite and >= 0, got nan"),
     ("eps", float("inf"), "eps must be"),
@@ -164,7 +173,12 @@ BAD = [
     ("tolerance", 0.0, "tolerance must be"),
     ("max_steps", 0, "max_steps must be"),
     ("evaluate_samples", -1, "evaluate_samples must be"),
-    ("recipe", "lipschitz", "recipe must be one of inclusion, got 'lipschitz'"),
+    ("recipe", "lipshitz", "recipe must be one of inclusion, lipschitz, got 'lipshitz'"),
+    ("lipschitz_weight", -1e-5, "lipschitz_weight must be finite and >= 0, got -1e-05"),
+    ("lipschitz_weight", float("nan"), "lipschitz_weight must be"),
+    ("lipschitz_weight", 1e-3, "lipschitz_weight belongs to recipe 'lipschitz'"),
+    ("lipschitz_bound", "row", "lipschitz_bound must be one of weighted, row-sum, derived, got"),
+    ("lipschitz_bound", "derived", "not to 'inclusion'; leave it out"),
     ("dtype", "float16", "dtype must be one of float32, float64, got 'float16'"),
     ("solver", "newton", "solver must be one of picard, anderson, average"),
     ("on_unconverged", "ignore", "on_unconverged must be one of raise, warn"),
@@ -183,7 +197,7 @@ def test_bad_setting(name: str, value: object, said: str) -> None:
 
 
 def test_settings_of_other_weights_are_refused() -> None:
-    with pytest.raises(ConfigError, match="gamma is not a setting of row-sum weights, which take"):
+    with pytest.raises(ConfigError, match="gamma belongs to weights 'contracting'"):
         TrainConfig(weights="row-sum", gamma=0.5)
     assert TrainConfig(weights="row-sum", row_sum_bound=0.5).weight_settings() == {
         "row_sum_bound": 0.5
@@ -198,6 +212,16 @@ def test_initial_weight_is_the_one_of_the_settings() -> None:
     held = initial_weight(small(weights="row-sum", row_sum_bound=0.25, hidden=7))
     assert isinstance(held, RowSum)
     assert (held.bound, held().shape) == (0.25, (7, 7))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("kappa", 0.5), ("overshoot", 1.05), ("ramp_start", 0.0), ("ramp_end", 12.0)],
+)
+def test_settings_of_another_recipe_are_refused(name: str, value: float) -> None:
+    TrainConfig(recipe="lipschitz", eps=0.2)  # the radius that is certified after each epoch
+    with pytest.raises(ConfigError, match=f"{name} belongs to recipe 'inclusion'"):
+        TrainConfig(recipe="lipschitz", **{name: value})  # type: ignore[arg-type]
 
 
 def test_unknown_setting_names_the_nearest() -> None:
@@ -282,6 +306,47 @@ def test_metrics_say_what_happened() -> None:
     mixed = 0.25 * last["nominal_loss"] + 0.75 * last["robust_loss"]
     assert last["loss"] == pytest.approx(mixed, rel=1e-5)
     assert last["mu"] == trained.network.contraction.mu
+    assert all(line["lipschitz_bound"] is None for line in trained.metrics)
+
+
+@pytest.mark.parametrize("bound", ["weighted", "derived"])
+def test_a_lipschitz_penalty_certifies_more(bound: str) -> None:
+    data = blobs()
+    plain, penalised = (
+        Trainer(data, lipschitz(weight, lipschitz_bound=bound)).run() for weight in (0.0, 0.01)
+    )
+    for trained, constant in zip((plain, penalised), (False, True), strict=True):
+        for line in trained.metrics:
+            assert json.loads(json.dumps(line, allow_nan=False)) == line
+            nothing = ("robust_loss", "eps", "kappa", "joint_steps", "embedded_steps")
+            assert [line[key] for key in nothing] == [None] * 5
+            assert (line["lipschitz_bound"] is not None) is constant
+            assert line["forward_steps"] >= 1
+        assert trained.metrics[-1]["clean_accuracy"] == 1.0
+    last = penalised.metrics[-1]
+    assert last["loss"] == pytest.approx(last["nominal_loss"] + 0.01 * last["lipschitz_bound"])
+    assert plain.metrics[-1]["certified_accuracy"] < last["certified_accuracy"]
+    constants = [Derived().constant(trained.network) for trained in (plain, penalised)]
+    assert constants[1] < constants[0] / 2
+    x, labels = torch.from_numpy(data.x_test), torch.from_numpy(data.y_test)
+    method = Lipschitz()
+    verdicts = certify(penalised.network, x, labels, 0.15, domain=data.domain, method=method)
+    held = sum(verdict.status == "certified" for verdict in verdicts) / len(x)
+    assert last["certified_accuracy"] == held
+
+
+def test_row_sum_needs_weights_that_keep_the_row_sums() -> None:
+    with pytest.raises(RowSumError, match=r"row \d+ of W sums to"):
+        Trainer(blobs(), lipschitz(0.01, hidden=20, lipschitz_bound="row-sum")).run()
+
+
+def test_a_model_tells_how_it_was_trained(tmp_path: Path) -> None:
+    config = lipschitz(0.01, epochs=1, lipschitz_bound="derived")
+    Trainer(blobs(), config, tmp_path).run()
+    told = model_metadata(tmp_path / "model.safetensors")
+    wanted = {"recipe": "lipschitz", "lipschitz_weight": "0.01", "lipschitz_bound": "derived"}
+    assert told.items() >= wanted.items()
+    assert "trained_kappa" not in told
 
 
 def test_evaluation_is_that_of_the_stored_network() -> None:
@@ -469,6 +534,18 @@ def test_interrupted_run_resumes_to_the_same_end(tmp_path: Path, epoch: int, ste
     interrupt(tmp_path, small(), epoch, step)
     assert "model.safetensors" not in {path.name for path in tmp_path.iterdir()}
     recorded = recorded_run(tmp_path)
+    resumed = Trainer(blobs(), recorded.config, tmp_path, resume=True).run()
+    assert resumed.network.digest == whole.network.digest
+    assert timeless(resumed.metrics) == timeless(whole.metrics)
+
+
+@pytest.mark.parametrize("bound", ["weighted", "derived"])
+def test_interrupted_lipschitz_run_resumes_to_the_same_end(tmp_path: Path, bound: str) -> None:
+    config = lipschitz(0.01, epochs=4, lipschitz_bound=bound)
+    whole = Trainer(blobs(), config).run()
+    interrupt(tmp_path, config)
+    recorded = recorded_run(tmp_path)
+    assert recorded.config == config
     resumed = Trainer(blobs(), recorded.config, tmp_path, resume=True).run()
     assert resumed.network.digest == whole.network.digest
     assert timeless(resumed.metrics) == timeless(whole.metrics)

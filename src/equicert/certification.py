@@ -18,12 +18,26 @@ from equicert.bounds.base import answer_from_state
 from equicert.bounds.state_box import prove_state_box
 from equicert.boxes import Bound, Box, Domain, Surroundings
 from equicert.contraction import Contraction
-from equicert.errors import InputError, NotContractingError, RoundingError
+from equicert.errors import (
+    EquicertError,
+    InputError,
+    NotContractingError,
+    NotConvergedError,
+    RoundingError,
+    RowSumError,
+)
 from equicert.network import ImplicitNetwork
 from equicert.queries import Answer, Query, check_labels
 from equicert.stored import StoredNetwork
 
 STATUSES = ("certified", "misclassified", "unknown")
+# What keeps a method from deciding anything at all, in the words of a verdict.
+_UNDECIDED: dict[type[EquicertError], str] = {
+    NotContractingError: "not contracting",
+    RowSumError: "row sums",
+    NotConvergedError: "rounding",  # no Lipschitz bound passed its rounded test
+    RoundingError: "rounding",
+}
 _POINT_TOLERANCE = 1e-7  # of z*(x); what it leaves of a proof is accounted for
 
 
@@ -39,7 +53,7 @@ class Verdict:
         margin: rigorous lower bound on the least margin over the box; minus infinity if none.
         method: the method's name.
         reason: why it is unknown ("margin", "unconverged", "rounding", "not contracting", "not
-            well-posed"); else "".
+            well-posed", "row sums"); else "".
     """
 
     status: str
@@ -100,8 +114,8 @@ def certify(
         label: classes, 0..q-1.
         eps: radius in the sup-norm, in the units of x: a number, (r,) or (batch, 1).
         domain: two numbers or two (r,) vectors to intersect the box with, or None.
-        method: `Interval()` (certificate (14) of [J22], default), `Lipschitz()` (13), or
-            `SignSplit()` ([WeiK22]).
+        method: `Interval()` (certificate (14) of [J22], default), `Lipschitz()` (13) in its derived
+            form, `LipschitzRadius(bound)` (13) as printed, or `SignSplit()` ([WeiK22]).
         batch_size: samples at a time; changes no verdict to a false one.
 
     Raises:
@@ -140,11 +154,11 @@ def _verdicts(
     network: StoredNetwork, x: Tensor, labels: Tensor, box: Box, method: Method
 ) -> list[Verdict]:
     try:
-        query = Query.of_margins(box, labels, network.outputs)
+        query = Query.of_margins(box, labels, network.outputs, x)
         answer = method.answer(network, query)
         predicted, wrong = _at_the_points(network, x, labels, answer.holds)
-    except (NotContractingError, RoundingError) as error:
-        reason = "not contracting" if isinstance(error, NotContractingError) else "rounding"
+    except tuple(_UNDECIDED) as error:
+        reason = next(why for kind, why in _UNDECIDED.items() if isinstance(error, kind))
         lost = float("-inf")
         return [Verdict("unknown", int(y), -1, lost, method.name, reason) for y in labels]
     columns = (answer.holds, wrong, labels, predicted, answer.margin)

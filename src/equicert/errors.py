@@ -49,6 +49,17 @@ class NotContractingError(EquicertError):
         )
 
 
+class RowSumError(EquicertError):
+    """A bound that needs ||W||_inf < 1, asked of a W that has not."""
+
+    def __init__(self, norm: float, row: int) -> None:
+        self.norm, self.row = norm, row
+        super().__init__(
+            f"the bound of [EG21] needs ||W||_inf < 1, and row {row} of W sums to {norm:.6g}; use"
+            " the derived or the weighted bound"
+        )
+
+
 class NotConvergedError(EquicertError):
     """A solver that did not reach its tolerance on every sample."""
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from equicert.bounds.lipschitz import lipschitz_bound, lipschitz_bound_weighted
 from equicert.contraction import prove_contraction
-from equicert.errors import NotContractingError, NotConvergedError
+from equicert.errors import NotContractingError, NotConvergedError, RowSumError
+from equicert.lipschitz import Derived, RowSum, Weighted
 from equicert.norms import (
     majorant_abscissa,
     matrix_measure,
@@ -104,11 +104,11 @@ def _lipschitz(network: StoredNetwork) -> tuple[float | None, dict[str, float]]:
     try:
         eta = network.contraction.eta
         bounds = {
-            "|| |C| (I - M)^-1 |U| ||_inf (derived here)": lipschitz_bound(network),
-            "(eta_max/eta_min) ||U|| ||C|| / (1 - mu^+) (Thm 6.1)": lipschitz_bound_weighted(
-                network
-            ),
+            "|| |C| (I - M)^-1 |U| ||_inf (derived here)": Derived().constant(network),
+            "(eta_max/eta_min) ||U|| ||C|| / (1 - mu^+) (Thm 6.1)": Weighted().constant(network),
         }
+        with suppress(RowSumError):
+            bounds["||U|| ||C|| / (1 - ||W||_inf) ([EG21])"] = RowSum().constant(network)
     except (NotContractingError, NotConvergedError):
         return None, {}
     return float(eta.amax() / eta.amin()), bounds

@@ -1,8 +1,11 @@
-"""Training losses: [J22], equation (11), the nominal loss mixed with the one at the worst case."""
+"""Training losses of [J22]: (11), the worst case over boxes, and (8), a Lipschitz bound added."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
@@ -10,17 +13,36 @@ from torch.nn.functional import cross_entropy
 
 from equicert.boxes import Domain
 from equicert.errors import InputError
+from equicert.lipschitz import LipschitzBound
 from equicert.network import ImplicitNetwork
 
 
 @dataclass(frozen=True)
-class InclusionLoss:
+class Loss(ABC):
+    """The loss of a batch.
+
+    Attributes:
+        total: scalar; differentiate this.
+        nominal: scalar, cross-entropy of `y(x)`, or None where that plays no part in the total.
+    """
+
+    total: Tensor
+    nominal: Tensor | None
+
+    @property
+    @abstractmethod
+    def parts(self) -> Mapping[str, Tensor | None]:
+        """What the total is made of beside the nominal loss, by its name in the metrics."""
+
+
+@final
+@dataclass(frozen=True)
+class InclusionLoss(Loss):
     """The loss (11) of a batch and its parts.
 
     Attributes:
-        total: scalar, `(1 - kappa) nominal + kappa robust`; differentiate this.
-        nominal: scalar, cross-entropy of `y(x)`; None where kappa is 1, since `y(x)` plays no part
-            in the total then.
+        total: scalar, `(1 - kappa) nominal + kappa robust`.
+        nominal: scalar, cross-entropy of `y(x)`; None where kappa is 1.
         robust: scalar, cross-entropy of the worst-case logits; None where kappa is 0, since the
             embedded solve is skipped then.
         outputs: (batch, q), y(x); None where kappa is 1.
@@ -28,11 +50,33 @@ class InclusionLoss:
             column; None where kappa is 0.
     """
 
-    total: Tensor
-    nominal: Tensor | None
     robust: Tensor | None
     outputs: Tensor | None
     margins: Tensor | None
+
+    @property
+    def parts(self) -> Mapping[str, Tensor | None]:
+        return {"robust_loss": self.robust}
+
+
+@final
+@dataclass(frozen=True)
+class LipschitzLoss(Loss):
+    """The loss (8) of a batch and its parts.
+
+    Attributes:
+        total: scalar, `nominal + weight * bound`.
+        nominal: scalar, cross-entropy of `y(x)`.
+        bound: scalar, the Lipschitz bound; None where the weight is 0, since it is not computed.
+        outputs: (batch, q), y(x).
+    """
+
+    bound: Tensor | None
+    outputs: Tensor
+
+    @property
+    def parts(self) -> Mapping[str, Tensor | None]:
+        return {"lipschitz_bound": self.bound}
 
 
 def inclusion_loss(
@@ -90,6 +134,42 @@ def inclusion_loss(
     margins = elided_margins(network.C, network.c, zlo, zhi, labels)
     robust = cross_entropy(-margins, labels)
     return InclusionLoss((1 - kappa) * nominal + kappa * robust, nominal, robust, y, margins)
+
+
+def lipschitz_loss(
+    network: ImplicitNetwork,
+    x: Tensor,  # (batch, r)
+    labels: Tensor,  # (batch,) int64
+    weight: float,
+    bound: LipschitzBound,
+) -> LipschitzLoss:
+    """`CE(y(x), label) + weight * bound`, (8) of [J22].
+
+    Example:
+        >>> lipschitz_loss(network, x, labels, 1e-3, Derived()).total.backward()
+
+    Args:
+        network: the network to train.
+        x: inputs in the network's dtype.
+        labels: classes, 0..q-1.
+        weight: lambda, >= 0; at 0 the bound is not computed.
+        bound: which bound on the sup-norm Lipschitz constant of y.
+
+    Raises:
+        InputError: weight negative, infinite or NaN, labels out of range.
+        RowSumError: the bound is not defined for the present W.
+        NotContractingError, NotConvergedError: as the network's own solves.
+    """
+    if not 0 <= weight < torch.inf:
+        raise InputError(f"weight must be finite and >= 0, got {weight!r}")
+    _check_labels(labels, len(x), len(network.c))
+    at = network.materialise()
+    y = network.read_out(network.state(x, at))
+    nominal = cross_entropy(y, labels)
+    if weight == 0:
+        return LipschitzLoss(nominal, nominal, None, y)
+    value = bound.value(at, network.C)
+    return LipschitzLoss(nominal + weight * value, nominal, value, y)
 
 
 def elided_margins(

@@ -25,6 +25,16 @@ class Materialised:
     U: Operator
     b: Tensor
     contraction: Contraction
+    hint: Tensor | None = None  # (n,) the eta of the parametrisation, with gradients to it
+    beta: float = 1.0  # bound on the slope of phi
+
+    @cached_property
+    def eta(self) -> Tensor:  # (n,)
+        """The eta of the proof, with gradients where it is the parametrisation's."""
+        proved = self.contraction.eta
+        if self.hint is not None and torch.equal(self.hint.detach().to(proved), proved):
+            return self.hint
+        return proved.to(self.b)
 
     @cached_property
     def diagonal(self) -> Tensor:  # (n,)

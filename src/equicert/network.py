@@ -103,7 +103,9 @@ class ImplicitNetwork(nn.Module):
             raise InputError(
                 f"the weight has {W.shape[0]} states, the network {len(self.b)} hidden units"
             )
-        return Materialised(W, Dense(self.U), self.b, prove_contraction(W, self.weight.eta()))
+        eta = self.weight.eta()
+        contraction = prove_contraction(W, eta)
+        return Materialised(W, Dense(self.U), self.b, contraction, eta, self.activation.beta)
 
     def state(
         self,

@@ -81,11 +81,13 @@ class Query:
         box: a batch of boxes.
         forms: the distinct sets of forms, all with the same number of rows.
         which: (batch,) int64, the set that belongs to each sample.
+        x: (batch, r) the point that each box lies about, for methods that speak of one; or None.
     """
 
     box: Box
     forms: tuple[Forms, ...]
     which: Tensor
+    x: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len({(f.rows, f.clause is None) for f in self.forms}) > 1:
@@ -95,6 +97,11 @@ class Query:
         if not bool(((self.which >= 0) & (self.which < len(self.forms))).all()):
             # Such a box would have no form to bound, and its property would hold vacuously.
             raise InputError(f"a box is given a set of forms outside 0..{len(self.forms) - 1}")
+        if self.x is not None and self.x.shape != self.box.lo.shape:
+            raise InputError(
+                f"boxes of shape {tuple(self.box.lo.shape)} need points of that shape, got"
+                f" {tuple(self.x.shape)}"
+            )
 
     @classmethod
     def of_margins(
@@ -102,6 +109,7 @@ class Query:
         box: Box,
         labels: Tensor,  # (batch,) int64
         outputs: int,
+        x: Tensor | None = None,  # (batch, r)
     ) -> Query:
         """The margins of each sample's label against every other class.
 
@@ -113,7 +121,7 @@ class Query:
             raise InputError("a network with one output has no label margins; use reach")
         present, which = torch.unique(labels, return_inverse=True)
         forms = (Forms.margins(int(y), outputs, box.lo.device) for y in present)
-        return cls(box, tuple(forms), which)
+        return cls(box, tuple(forms), which, x)
 
     @classmethod
     def of_outputs(cls, box: Box, outputs: int) -> Query:

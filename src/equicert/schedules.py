@@ -38,7 +38,7 @@ class TrainConfig:
     Example: `TrainConfig(hidden=50, eps=0.05, epochs=10)`.
 
     Args:
-        recipe: the loss: "inclusion" is (11) of [J22].
+        recipe: the loss: "inclusion" is (11) of [J22], "lipschitz" is (8).
         hidden: number n of hidden units.
         activation: phi, for example "relu" or "leaky_relu(0.1)".
         weights: the parametrisation of W: "contracting" is (12) of [J22], "row-sum" keeps
@@ -50,6 +50,9 @@ class TrainConfig:
         eps: radius of the boxes in the sup-norm, in the units of the data: what is certified.
         overshoot: training boxes reach overshoot * eps, a little beyond what is certified.
         kappa: final weight of the robust loss, in [0, 1].
+        lipschitz_weight: with "lipschitz", lambda, the weight of the Lipschitz bound.
+        lipschitz_bound: with "lipschitz", "weighted" is Theorem 6.1 of [J22], "row-sum" that of
+            [EG21] (for weights that keep ||W||_inf < 1), "derived" the tightest.
         epochs: passes over the training split.
         batch_size: samples a step.
         learning_rate: Adam's step size at the start, or after the warm-up.
@@ -75,10 +78,10 @@ class TrainConfig:
 
     Raises:
         ConfigError: a value of the wrong type or out of its range, named with the range; a setting
-            of other weights than the chosen ones, which would be ignored.
+            of another recipe or of other weights than the chosen ones, which would be ignored.
     """
 
-    recipe: Literal["inclusion"] = "inclusion"
+    recipe: Literal["inclusion", "lipschitz"] = "inclusion"
     hidden: int = 100
     activation: str = "relu"
     weights: Literal["contracting", "row-sum"] = "contracting"
@@ -88,6 +91,8 @@ class TrainConfig:
     eps: float = 0.1
     overshoot: float = 1.0
     kappa: float = 0.75
+    lipschitz_weight: float = 1e-5
+    lipschitz_bound: Literal["weighted", "row-sum", "derived"] = "weighted"
     epochs: int = _PUBLISHED_EPOCHS
     batch_size: int = 100
     learning_rate: float = 5e-4
@@ -115,7 +120,7 @@ class TrainConfig:
             allowed, accepts = _RANGES.get(field.name, _ANYTHING)
             if value is not None and not accepts(value):
                 raise ConfigError(f"{field.name} must be {allowed}, got {_short(value)}")
-        self._refuse_settings_of_other_weights()
+        self._refuse_settings_of_others()
         start, end = self.milestone("ramp_start"), self.milestone("ramp_end")
         if start > end:
             raise ConfigError(
@@ -123,14 +128,15 @@ class TrainConfig:
                 f" got {start:g}"
             )
 
-    def _refuse_settings_of_other_weights(self) -> None:
-        used = _WEIGHT_SETTINGS[self.weights]
-        for name in (name for names in _WEIGHT_SETTINGS.values() for name in names):
-            if name not in used and getattr(self, name) != getattr(type(self), name):
-                raise ConfigError(
-                    f"{name} is not a setting of {self.weights} weights, which take"
-                    f" {', '.join(used)}; leave it out"
-                )
+    def _refuse_settings_of_others(self) -> None:
+        """Settings of a recipe or of weights that were not chosen: they would be ignored."""
+        for kind, table in _OWN_SETTINGS.items():
+            chosen = getattr(self, kind)
+            for other, name in ((other, name) for other, names in table.items() for name in names):
+                if name not in table[chosen] and getattr(self, name) != getattr(type(self), name):
+                    raise ConfigError(
+                        f"{name} belongs to {kind} '{other}', not to '{chosen}'; leave it out"
+                    )
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> TrainConfig:
@@ -151,7 +157,7 @@ class TrainConfig:
 
     def weight_settings(self) -> dict[str, Any]:
         """The settings of the chosen weights."""
-        return {name: getattr(self, name) for name in _WEIGHT_SETTINGS[self.weights]}
+        return {name: getattr(self, name) for name in _OWN_SETTINGS["weights"][self.weights]}
 
     def milestone(self, name: Literal["ramp_start", "ramp_end", "late_epoch"]) -> float:
         """A milestone in epochs: as set, else at the published fraction of `epochs`."""
@@ -180,10 +186,13 @@ class TrainConfig:
         return self.learning_rate_late if late else self.learning_rate
 
 
-# Settings that belong to one parametrisation of W and are refused beside another.
-_WEIGHT_SETTINGS: Final[dict[str, tuple[str, ...]]] = {
-    "contracting": ("gamma",),
-    "row-sum": ("row_sum_bound",),
+# Settings that belong to one recipe, or to one parametrisation of W.
+_OWN_SETTINGS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    "recipe": {
+        "inclusion": ("overshoot", "kappa", "ramp_start", "ramp_end"),
+        "lipschitz": ("lipschitz_weight", "lipschitz_bound"),
+    },
+    "weights": {"contracting": ("gamma",), "row-sum": ("row_sum_bound",)},
 }
 
 _Range = tuple[str, Callable[[Any], bool]]
@@ -199,6 +208,7 @@ _RANGES: Final[dict[str, _Range]] = {
     "eps": _NOT_NEGATIVE,
     "overshoot": _POSITIVE,
     "kappa": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "lipschitz_weight": _NOT_NEGATIVE,
     "epochs": _COUNT,
     "batch_size": _COUNT,
     "learning_rate": _POSITIVE,

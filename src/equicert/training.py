@@ -24,10 +24,11 @@ from equicert.checkpoints import CONFIG, Checkpoint, RunRecord
 from equicert.data import DataSet
 from equicert.errors import ConfigError, DataError, EquicertError, OutputError
 from equicert.initial_weight import initial_weight
-from equicert.losses import InclusionLoss, inclusion_loss
+from equicert.losses import Loss
 from equicert.models import save_model
 from equicert.network import ImplicitNetwork
 from equicert.policies import Raise, Tally, WarnAndCount
+from equicert.recipes import recipe_of
 from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines
 from equicert.schedules import TrainConfig
 from equicert.solvers import Anderson, Average, Picard
@@ -110,6 +111,7 @@ class Trainer:
         if data.classes < 2:
             raise DataError(f"{data.name} has one class only; training needs at least two")
         self.data, self.config = data, config
+        self._recipe = recipe_of(config)
         self._record = RunRecord(config, data, spec or data.name)
         self._resume, self._progress = resume, progress or Progress()
         self._out = None if out is None else Path(out)
@@ -178,8 +180,8 @@ class Trainer:
             "clean_accuracy": clean,
             "certified_accuracy": certified,
             "certified_eps": self.config.eps,
-            "eps": last.eps,
-            "kappa": last.kappa,
+            **dict.fromkeys(("eps", "kappa")),
+            **self._recipe.moving(last),
             "learning_rate": last.learning_rate,
             "mu": stored.contraction.mu,
             "eta_ratio": float(eta.max() / eta.min()),
@@ -190,10 +192,10 @@ class Trainer:
         self._progress.epoch(line)
         return line
 
-    def _step(self, epoch: int, moment: float, rows: Tensor) -> InclusionLoss:
+    def _step(self, epoch: int, moment: float, rows: Tensor) -> Loss:
         now = self.config.at(moment)
         x, labels = self._x.index_select(0, rows), self._labels.index_select(0, rows)
-        loss = inclusion_loss(self.network, x, labels, now.eps, now.kappa, self.data.domain)
+        loss = self._recipe.loss(self.network, x, labels, now, self.data.domain)
         if not math.isfinite(float(loss.total.detach())):
             raise DivergedError(epoch + 1, now.learning_rate)
         for group in self._optimiser.param_groups:
@@ -239,8 +241,7 @@ class Trainer:
         """What the model file says about its training. Nothing in it is ever believed."""
         config = self.config
         told = {"recipe": config.recipe, "seed": config.seed, "epochs": config.epochs}
-        told |= {"trained_eps": config.eps, "trained_kappa": config.kappa}
-        told |= {"weights": config.weights, **config.weight_settings()}
+        told |= {**self._recipe.told(), "weights": config.weights, **config.weight_settings()}
         told |= {"data": self.data.name, "data_digest": self.data.digest}
         return {key: str(value) for key, value in told.items()}
 
@@ -261,7 +262,8 @@ def evaluate(
         solution = network.solve(x)
         right = (solution.value @ network.C.mT + network.c).argmax(1) == labels
         return float((right & solution.converged).double().mean()), None
-    verdicts = certify(network, x, labels, config.eps, domain=data.domain)
+    method = recipe_of(config).method
+    verdicts = certify(network, x, labels, config.eps, domain=data.domain, method=method)
     clean = sum(verdict.predicted == verdict.label for verdict in verdicts)
     certified = sum(verdict.status == "certified" for verdict in verdicts)
     return clean / count, certified / count
@@ -274,8 +276,8 @@ class _Means:
     _sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_PARTS, 0.0))
     _counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_PARTS, 0))
 
-    def add(self, loss: InclusionLoss, samples: int) -> None:
-        for name, part in zip(_PARTS, (loss.total, loss.nominal, loss.robust), strict=True):
+    def add(self, loss: Loss, samples: int) -> None:
+        for name, part in {"loss": loss.total, "nominal_loss": loss.nominal, **loss.parts}.items():
             if part is not None:
                 self._sums[name] += float(part.detach()) * samples
                 self._counts[name] += samples
@@ -287,7 +289,7 @@ class _Means:
         }
 
 
-_PARTS: Final = ("loss", "nominal_loss", "robust_loss")
+_PARTS: Final = ("loss", "nominal_loss", "robust_loss", "lipschitz_bound")
 
 
 def _missed(policy: Raise | WarnAndCount) -> dict[str, int]:

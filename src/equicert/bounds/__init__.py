@@ -2,7 +2,7 @@
 
 from equicert.bounds.base import Method
 from equicert.bounds.interval import Interval
-from equicert.bounds.lipschitz import Lipschitz
+from equicert.bounds.lipschitz import Lipschitz, LipschitzRadius
 from equicert.bounds.sign_split import SignSplit
 
-__all__ = ["Interval", "Lipschitz", "Method", "SignSplit"]
+__all__ = ["Interval", "Lipschitz", "LipschitzRadius", "Method", "SignSplit"]

@@ -19,6 +19,7 @@ from equicert.schedules import TrainConfig
 
 if TYPE_CHECKING:
     from equicert.attacks import Attack
+    from equicert.bounds import Method
     from equicert.boxes import Box, Domain
     from equicert.data import DataSet
     from equicert.stored import StoredNetwork
@@ -72,17 +73,44 @@ def _refuse_other_settings(settings: dict[str, Any]) -> None:
 
 
 def run_certify(
-    options: CertifyOptions, model: str, *, radius: bool, quiet: bool, resume: bool
+    options: CertifyOptions,
+    model: str,
+    *,
+    radius: bool,
+    per_margin: bool,
+    local: bool,
+    quiet: bool,
+    resume: bool,
 ) -> None:
     """`equicert certify`."""
-    from equicert.bounds import Interval, Lipschitz, SignSplit
     from equicert.evaluation import Certification
 
-    methods = {"interval": Interval(), "lipschitz": Lipschitz(), "sign-split": SignSplit()}
-    method = methods[options.method]
+    method = _method(options, per_margin, local)
     eps = None if radius else options.eps
     job = Certification(method, eps, options.largest, options.resolution)
     _evaluate(job, options, model, quiet, resume)
+
+
+def _method(options: CertifyOptions, per_margin: bool, local: bool) -> Method:
+    """The certificate; a setting that it does not have is refused, for it would be ignored."""
+    from equicert.bounds import Interval, Lipschitz, LipschitzRadius, SignSplit
+    from equicert.lipschitz import BOUNDS
+
+    given = {"--bound": options.bound is not None, "--per-margin": per_margin, "--local": local}
+    if options.method != "lipschitz":
+        used, method = (), {"interval": Interval(), "sign-split": SignSplit()}[options.method]
+    elif options.bound is None:
+        used, method = ("--local",), Lipschitz(local)
+    else:
+        used = ("--bound", "--per-margin")
+        method = LipschitzRadius(BOUNDS[options.bound], per_margin)
+    for name, present in given.items():
+        if present and name not in used:
+            raise InputError(
+                f"{name} is not a setting of this certificate, {method.name}: --method lipschitz"
+                " takes --local, or --bound and with it --per-margin"
+            )
+    return method
 
 
 def run_attack(options: AttackOptions, model: str, *, quiet: bool, resume: bool) -> None:

@@ -61,6 +61,8 @@ _OPTIONS: dict[str, list[type[Any]]] = {
 
 _FLAGS = {  # name: (the commands that have it, help)
     "radius": ("certify", "instead of one eps, find each sample's largest certified radius"),
+    "per_margin": ("certify", "with --bound, a constant for each margin instead of 2 Lip"),
+    "local": ("certify", "with --method lipschitz, slopes from the bounds on each box"),
     "quick": ("reproduce demo", "few epochs and samples only, to see that everything works"),
     "resume": ("certify attack reproduce", "continue the run in OUT"),
     "json": ("bound inspect", "print JSON instead of tables"),

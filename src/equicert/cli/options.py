@@ -11,8 +11,9 @@ class DataOptions:
     """Where a training run reads and writes, and where its settings start from.
 
     Args:
-        preset: recipe whose settings are the defaults below: published ([J22]), or best (certifies
-            the most of those tried on mnist). On the command line only, not in a --config file.
+        preset: recipe whose settings are the defaults below: published ([J22], (11)),
+            lipschitz-published ([J22], (8)), or best (certifies the most of those tried on mnist).
+            On the command line only, not in a --config file.
         data: digits, mnist, or an .npz file with x_train, y_train, x_test, y_test.
         out: folder of the run; model.safetensors is written there.
         domain: 'lo,hi' or 'none'; default the data set's own. Boxes are clipped to it.
@@ -20,7 +21,7 @@ class DataOptions:
         resume: continue the run in this folder, with its own options.
     """
 
-    preset: Literal["published", "best"] = "published"
+    preset: Literal["published", "best", "lipschitz-published"] = "published"
     data: str | None = None
     out: str | None = None
     domain: str | None = None
@@ -37,8 +38,11 @@ class CertifyOptions:
         eps: radius of the box about each sample, sup-norm, in the units of the data.
         largest: with --radius, the largest radius to try.
         resolution: with --radius, how finely to bisect.
-        method: interval is certificate (14) of [J22], lipschitz is (13); sign-split is the interval
+        method: interval is certificate (14) of [J22], lipschitz is (13): in its derived form, about
+            each box's own centre, or as printed, if --bound is given; sign-split is the interval
             iteration of [WeiK22], for comparison.
+        bound: with lipschitz, certificate (13) as printed, margin(x) - 2 Lip radius, by this bound
+            on Lip: weighted (Theorem 6.1), row-sum ([EG21]) or derived.
         domain: 'lo,hi' or 'none'; default the data set's own. Boxes are clipped to it.
         limit: only the first so many test samples.
         batch_size: samples at a time.
@@ -53,6 +57,7 @@ class CertifyOptions:
     largest: float = 1.0
     resolution: float = 1e-4
     method: Literal["interval", "lipschitz", "sign-split"] = "interval"
+    bound: Literal["weighted", "row-sum", "derived"] | None = None
     domain: str | None = None
     limit: int | None = None
     batch_size: int = 1000

@@ -1,0 +1,93 @@
+"""Recipes: the loss of a training step, and what certifies the network that it trains."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import Tensor
+
+from equicert.bounds import Interval, Lipschitz, Method
+from equicert.boxes import Domain
+from equicert.lipschitz import BOUNDS, LipschitzBound
+from equicert.losses import Loss, inclusion_loss, lipschitz_loss
+from equicert.network import ImplicitNetwork
+from equicert.schedules import Setting, TrainConfig
+
+
+class Recipe(ABC):
+    """How a network is trained. Values of `parts` and `told` that do not apply are left out."""
+
+    method: Method  # certifies after each epoch
+
+    @abstractmethod
+    def loss(
+        self,
+        network: ImplicitNetwork,
+        x: Tensor,  # (batch, r)
+        labels: Tensor,  # (batch,) int64
+        now: Setting,
+        domain: Domain,
+    ) -> Loss:
+        """The loss of one step."""
+
+    @abstractmethod
+    def moving(self, now: Setting) -> Mapping[str, float]:
+        """The settings of the loss at a moment, for the metrics."""
+
+    @abstractmethod
+    def told(self) -> Mapping[str, Any]:
+        """The settings of the loss, for the model file."""
+
+
+@final
+@dataclass(frozen=True)
+class Inclusion(Recipe):
+    """The loss (11) of [J22], certified by (14)."""
+
+    eps: float
+    kappa: float
+    method = Interval()
+
+    def loss(
+        self, network: ImplicitNetwork, x: Tensor, labels: Tensor, now: Setting, domain: Domain
+    ) -> Loss:
+        return inclusion_loss(network, x, labels, now.eps, now.kappa, domain)
+
+    def moving(self, now: Setting) -> Mapping[str, float]:
+        return {"eps": now.eps, "kappa": now.kappa}
+
+    def told(self) -> Mapping[str, Any]:
+        return {"trained_eps": self.eps, "trained_kappa": self.kappa}
+
+
+@final
+@dataclass(frozen=True)
+class LipschitzPenalty(Recipe):
+    """The loss (8) of [J22], certified by (13) in its derived form."""
+
+    weight: float
+    bound: LipschitzBound
+    method = Lipschitz()
+
+    def loss(
+        self, network: ImplicitNetwork, x: Tensor, labels: Tensor, now: Setting, domain: Domain
+    ) -> Loss:
+        del now, domain  # nothing of this loss moves, and it knows no boxes
+        return lipschitz_loss(network, x, labels, self.weight, self.bound)
+
+    def moving(self, now: Setting) -> Mapping[str, float]:
+        del now
+        return {}
+
+    def told(self) -> Mapping[str, Any]:
+        return {"lipschitz_weight": self.weight, "lipschitz_bound": self.bound.name}
+
+
+def recipe_of(config: TrainConfig) -> Recipe:
+    """The recipe that a config names."""
+    if config.recipe == "lipschitz":
+        return LipschitzPenalty(config.lipschitz_weight, BOUNDS[config.lipschitz_bound])
+    return Inclusion(config.eps, config.kappa)
