@@ -7,6 +7,7 @@ itself, redone exactly, and against the vertices of z*(x); a lower bound against
 import dataclasses
 import itertools
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import final
 
@@ -207,7 +208,7 @@ def test_sampled_fixed_points_lie_in_the_box(method: Method, activation: str) ->
 def test_an_iteration_stopped_early_proves_nothing_false(
     method: Method, steps: int, name: str
 ) -> None:
-    net, early = CONTRACTING[name], type(method)(max_steps=steps)  # type: ignore[call-arg]
+    net, early = CONTRACTING[name], replace(method, max_steps=steps)  # type: ignore[call-arg, type-var]
     answer = bound(net, early, Box.around(points(net), 0.1))
     check(net, answer)
     loose = bound(net, method, Box.around(points(net), 0.1))

@@ -205,7 +205,7 @@ def _root(
                 value = max(value, lower)
                 high[j] = min(value, upper)
         for j in range(m):
-            change[j] = abs(row[j] - before[j]) * scale[j]
+            change[j] = abs((row[j] - before[j]) * scale[j])  # of 0 inf, too, without its sign
         # Non-negative floats are ordered as integers are, NaN above all; and integers vectorise.
         most = bits[0]
         for j in range(m):
