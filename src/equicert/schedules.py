@@ -39,7 +39,10 @@ class TrainConfig:
 
     Args:
         recipe: the loss: "inclusion" is (11) of [J22].
-        hidden: number n of hidden units.
+        weights: the parametrisation of W: "contracting" is (12) of [J22], "feed-forward" a plain
+            network with the layers named by `layers`, on which inclusion training is that of [G18].
+        hidden: number n of hidden units; of feed-forward weights, `layers` says it.
+        layers: widths of the hidden layers of feed-forward weights, for example "100,75,50".
         activation: phi, for example "relu" or "leaky_relu(0.1)".
         gamma: bound on mu(W), below 1; at most 0 makes all solves fast.
         input_gain: U begins uniform on +-input_gain/sqrt(inputs); 1 is what torch.nn.Linear does,
@@ -75,7 +78,9 @@ class TrainConfig:
     """
 
     recipe: Literal["inclusion"] = "inclusion"
+    weights: Literal["contracting", "feed-forward"] = "contracting"
     hidden: int = 100
+    layers: str | None = None
     activation: str = "relu"
     gamma: float = 0.0
     input_gain: float = 0.3
@@ -109,6 +114,7 @@ class TrainConfig:
             allowed, accepts = _RANGES.get(field.name, _ANYTHING)
             if value is not None and not accepts(value):
                 raise ConfigError(f"{field.name} must be {allowed}, got {_short(value)}")
+        self._check_layers()
         start, end = self.milestone("ramp_start"), self.milestone("ramp_end")
         if start > end:
             raise ConfigError(
@@ -128,6 +134,47 @@ class TrainConfig:
             if key not in known:
                 raise ConfigError(f"unknown setting {key!r}{nearest(str(key), known)}")
         return cls(**settings)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """`layers` as numbers; empty where there are none.
+
+        Raises:
+            ConfigError: something else than positive integers separated by commas.
+        """
+        parts = [] if self.layers is None else self.layers.split(",")
+        with contextlib.suppress(ValueError):
+            widths = tuple(int(part) for part in parts)
+            if all(width >= 1 for width in widths):
+                return widths
+        raise ConfigError(
+            f"layers must be integers >= 1 separated by commas, such as 100,75,50, got"
+            f" {_short(self.layers)}"
+        )
+
+    @property
+    def states(self) -> int:
+        """n, the number of hidden units."""
+        return self.hidden if self.layers is None else sum(self.widths)
+
+    def _check_layers(self) -> None:
+        """Raise ConfigError unless the settings of the size belong to these weights."""
+        layered = self.weights == "feed-forward"
+        if layered and self.layers is None:
+            raise ConfigError("feed-forward weights need layers, such as 100,75,50")
+        if not layered and self.layers is not None:
+            raise ConfigError(
+                f"layers are a setting of feed-forward weights, not of {self.weights} ones: set"
+                " weights to feed-forward, or leave layers out"
+            )
+        _ = self.widths
+        for field in fields(self):
+            unused = layered and field.name in ("hidden", "gamma")
+            if unused and getattr(self, field.name) != field.default:
+                raise ConfigError(
+                    f"{field.name} is not a setting of feed-forward weights, whose layers say"
+                    " everything; leave it out"
+                )
 
     def to_mapping(self) -> dict[str, Any]:
         """All settings by name, as JSON and YAML hold them."""

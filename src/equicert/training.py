@@ -31,6 +31,7 @@ from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines
 from equicert.schedules import TrainConfig
 from equicert.solvers import Anderson, Average, Picard
 from equicert.stored import StoredNetwork
+from equicert.weights import Contracting, FeedForward, Weight
 
 MODEL: Final = "model.safetensors"
 METRICS: Final = "metrics.jsonl"
@@ -239,6 +240,7 @@ class Trainer:
         config = self.config
         told = {"recipe": config.recipe, "seed": config.seed, "epochs": config.epochs}
         told |= {"trained_eps": config.eps, "trained_kappa": config.kappa, "gamma": config.gamma}
+        told |= {"weights": config.weights} | ({"layers": config.layers} if config.layers else {})
         told |= {"data": self.data.name, "data_digest": self.data.digest}
         return {key: str(value) for key, value in told.items()}
 
@@ -300,22 +302,27 @@ def _initial_network(data: DataSet, config: TrainConfig, tally: Tally) -> Implic
         torch.set_default_dtype(_DTYPES[config.dtype])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            network = ImplicitNetwork(
+            return ImplicitNetwork(
                 data.inputs,
-                config.hidden,
+                config.states,
                 data.classes,
                 activation=parse_activation(config.activation),
-                gamma=config.gamma,
+                weight=_weight(config),
+                input_gain=config.input_gain,
                 solver=_SOLVERS[config.solver],
                 tolerance=config.tolerance,
                 max_steps=config.max_steps,
                 on_unconverged=tally,
             )
-            with torch.no_grad():
-                network.U.mul_(config.input_gain)
-            return network
     finally:
         torch.set_default_dtype(default)
+
+
+def _weight(config: TrainConfig) -> Weight:
+    """The parametrisation of W that the config names."""
+    if config.weights == "feed-forward":
+        return FeedForward(config.widths)
+    return Contracting(config.hidden, config.gamma)
 
 
 def _device(name: str) -> torch.device:

@@ -1,7 +1,9 @@
 """Parametrisations of W: a space a file."""
 
 from equicert.weights.base import Weight
+from equicert.weights.confined import Confined
 from equicert.weights.contracting import Contracting
+from equicert.weights.feed_forward import FeedForward
 from equicert.weights.free import Free
 
-__all__ = ["Contracting", "Free", "Weight"]
+__all__ = ["Confined", "Contracting", "FeedForward", "Free", "Weight"]
