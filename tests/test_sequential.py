@@ -65,7 +65,7 @@ def ibp(module: nn.Sequential, lo: Tensor, hi: Tensor) -> list[tuple[Tensor, Ten
     for layer in module:
         if isinstance(layer, nn.Linear):
             centre, radius = (lo + hi) / 2, (hi - lo) / 2
-            middle = centre @ layer.weight.mT + (0 if layer.bias is None else layer.bias)
+            middle = centre @ layer.weight.mT + dict(layer.named_parameters()).get("bias", 0)
             spread = radius @ layer.weight.abs().mT
             lo, hi = middle - spread, middle + spread
         else:
@@ -129,8 +129,10 @@ def assert_same_gradients(network: ImplicitNetwork, module: nn.Sequential) -> No
     assert not bool(C[:, :-last].any())
     biases = [*own["b"].grad.split(list(weight.widths)), own["c"].grad]
     for gradient, layer in zip(biases, linear, strict=True):
-        if layer.bias is not None:
-            assert torch.allclose(gradient, layer.bias.grad, rtol=1e-11, atol=1e-12)
+        bias = dict(layer.named_parameters()).get("bias")
+        if bias is not None:
+            assert bias.grad is not None
+            assert torch.allclose(gradient, bias.grad, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -21,7 +21,8 @@ class FeedForward(Weight):
     With L layers `z_1 = phi(U x + b_1)`, `z_k = phi(W_{k,k-1} z_{k-1} + b_k)`, `y = C z_L + c`, the
     states (z_1, ..., z_L) are the fixed point ([J22], Rem. 6.4(3)), Picard's iteration reaches it
     in L steps from anywhere, and the embedded network is layer-by-layer interval propagation
-    ([G18]). W is nilpotent, so that it contracts whatever the blocks are: see `eta`.
+    ([G18]). W is nilpotent, so that it contracts whatever the blocks are: see `eta`. They begin as
+    the weights of torch.nn.Linear do, uniform within 1/sqrt(width of the layer before).
 
     Example:
         >>> weight = FeedForward((100, 75, 50))
