@@ -415,7 +415,7 @@ def test_initial_values_are_of_each_layers_own_size() -> None:
         network.C.abs().max(),
     ]
     for found, bound in zip(largest, (0.05, 40**-0.5, 1 / 3, 0.25), strict=True):
-        assert 0.9 * bound < float(found) <= bound
+        assert 0.9 * bound < float(found.detach()) <= bound
     assert "widths=(40, 9, 16)" in repr(weight)
 
 
