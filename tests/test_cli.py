@@ -17,7 +17,7 @@ import pytest
 import equicert
 from command import run
 from equicert.attacks import AutoAttack
-from equicert.models import save_model
+from equicert.models import load_model, save_model
 from equicert.stored import StoredNetwork
 
 Arrays = dict[str, Any]
@@ -307,6 +307,20 @@ def test_train_by_a_lipschitz_bound(here: Path, capsys: pytest.CaptureFixture[st
     assert "||W||_inf < 1" in capsys.readouterr().err
 
 
+def test_train_layers(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--weights", "feed-forward", "--epochs", "2", "--batch-size", "4", "--threads", "1"]
+    command = ["train", "--data", "data.npz", *common, "--quiet"]
+    assert run(*command, "--out", "t", "--layers", "6,5") == 0
+    assert load_model(here / "t/model.safetensors").states == 11
+    assert run("train", "--resume", "t", "--quiet") == 0
+    assert run(*command, "--out", "one", "--layers", "6") == 0
+    assert load_model(here / "one/model.safetensors").states == 6
+    for command in ("certify", "attack"):
+        assert run(command, "t/model.safetensors", "--data", "data.npz") == 0
+    assert run("inspect", "t/model.safetensors") == 0
+    assert "mu_2(W)" in capsys.readouterr().out
+
+
 def test_options_come_from_a_config_file(here: Path) -> None:
     (here / "c.yaml").write_text("data: data.npz\neps: 0.02\nmethod: lipschitz\nout: v\n")
     assert run("certify", "net.npz", "--config", "c.yaml") == 0
@@ -449,7 +463,23 @@ BAD_INPUT: dict[str, tuple[Callable[[], None], str, str]] = {
     "unknown weights": (
         _nothing,
         "train --data data.npz --out v --weights rowsum",
-        "['contracting', 'row-sum'], got rowsum",
+        "['contracting', 'row-sum', 'feed-forward'], got rowsum",
+    ),
+    "no layers": (_nothing, "train --data data.npz --out v --weights feed-forward", "need layers"),
+    "layers of other weights": (
+        _nothing,
+        "train --data data.npz --out v --layers 6,5",
+        "layers belongs to weights 'feed-forward', not to 'contracting'",
+    ),
+    "layers that are none": (
+        _nothing,
+        "train --data data.npz --out v --weights feed-forward --layers 6,x",
+        "layers must be integers >= 1 separated by commas, such as 100,75,50, got '6,x'",
+    ),
+    "layers and hidden": (
+        _nothing,
+        "train --data data.npz --out v --weights feed-forward --layers 6,5 --hidden 7",
+        "hidden belongs to weights 'contracting', not to 'feed-forward'",
     ),
     "no epochs": (_nothing, "train --data data.npz --out v --epochs 0", "epochs"),
     "kappa 2": (_nothing, "train --data data.npz --out v --kappa 2", "kappa"),

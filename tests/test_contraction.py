@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -240,3 +241,21 @@ def test_a_machine_that_fails_its_self_test_proves_nothing(
     monkeypatch.setattr(contraction, "self_test", broken)
     with pytest.raises(RoundingError, match="not plain on cpu"):
         prove(np.zeros((1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("W", "depth"),
+    [
+        ([[0.0]], 1),
+        ([[0.5]], 1),  # the diagonal is eliminated
+        (np.zeros((3, 3)), 1),
+        (np.diag([1e-3] * 4, -1), 5),
+        (np.diag([1e-3] * 4, 1), 5),
+        ([[0.0, 0.0, 0.0], [1.0, -3.0, 0.0], [5.0, 0.0, 0.0]], 2),
+        ([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [5.0, 1.0, 0.0]], 3),
+        ([[0.0, 0.1], [0.1, 0.0]], 0),
+        ([[0.0, 0.0, 0.0], [1.0, 0.0, 0.5], [0.0, 0.5, 0.0]], 0),  # a cycle behind a state
+    ],
+)
+def test_depth_is_the_longest_path(W: Any, depth: int) -> None:
+    assert prove_contraction(Dense(torch.tensor(np.array(W)))).depth == depth

@@ -20,7 +20,7 @@ FLOORS = {
     0: "kernels errors norms activations scalar_roots boxes rounding",
     1: "operators",
     2: "enclosures contraction weights solution policies problems solvers",
-    3: "implicit_diff materialised stored network",
+    3: "implicit_diff materialised stored network sequential",
     4: "queries bounds attacks lipschitz",
     5: "data mnist vectors models losses recipes runs schedules presets",
     6: "training initial_weight checkpoints certification radius evaluation inspection",

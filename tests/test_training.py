@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from equicert.models import load_model, model_metadata, save_model
 from equicert.policies import ConvergenceWarning
 from equicert.runs import claim_folder, read_lines
 from equicert.schedules import TrainConfig
+from equicert.sequential import to_sequential
 from equicert.stored import StoredNetwork
 from equicert.training import DivergedError, Progress, Trainer, evaluate
 from equicert.weights import Contracting, RowSum
@@ -185,6 +187,10 @@ BAD = [
     ("on_unconverged", ["warn"], "on_unconverged must be one of"),
     ("activation", 3, "activation must be a text"),
     ("device", None, "device must be a text"),
+    ("weights", "free", "weights must be one of contracting, feed-forward, got 'free'"),
+    ("weights", "feed-forward", "feed-forward weights need layers, such as 100,75,50"),
+    ("layers", "100,75", "layers are a setting of feed-forward weights, not of contracting ones"),
+    ("layers", 100, "layers must be a text, got 100"),
 ]
 
 
@@ -199,10 +205,9 @@ def test_bad_setting(name: str, value: object, said: str) -> None:
 def test_settings_of_other_weights_are_refused() -> None:
     with pytest.raises(ConfigError, match="gamma belongs to weights 'contracting'"):
         TrainConfig(weights="row-sum", gamma=0.5)
-    assert TrainConfig(weights="row-sum", row_sum_bound=0.5).weight_settings() == {
-        "row_sum_bound": 0.5
-    }
-    assert TrainConfig(gamma=0.5).weight_settings() == {"gamma": 0.5}
+    row_sum = TrainConfig(weights="row-sum", row_sum_bound=0.5, hidden=7)
+    assert row_sum.weight_settings() == {"hidden": 7, "row_sum_bound": 0.5}
+    assert TrainConfig(gamma=0.5).weight_settings() == {"hidden": 100, "gamma": 0.5}
 
 
 def test_initial_weight_is_the_one_of_the_settings() -> None:
@@ -222,6 +227,24 @@ def test_settings_of_another_recipe_are_refused(name: str, value: float) -> None
     TrainConfig(recipe="lipschitz", eps=0.2)  # the radius that is certified after each epoch
     with pytest.raises(ConfigError, match=f"{name} belongs to recipe 'inclusion'"):
         TrainConfig(recipe="lipschitz", **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layers", ["", "5,", "5,0", "-5", "5;4", "five", "2.5", "1e3"])
+def test_bad_layers(layers: str) -> None:
+    with pytest.raises(ConfigError, match=f"integers >= 1 .* got '{layers}'"):
+        TrainConfig(weights="feed-forward", layers=layers)
+
+
+@pytest.mark.parametrize(("name", "value"), [("hidden", 50), ("gamma", -0.5)])
+def test_what_layers_leave_no_room_for(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{name} belongs to weights 'contracting'"):
+        TrainConfig.from_mapping({"weights": "feed-forward", "layers": "5,4", name: value})
+
+
+def test_layers_are_the_states() -> None:
+    assert TrainConfig(weights="feed-forward", layers="7, 5").widths == (7, 5)
+    assert TrainConfig(weights="feed-forward", layers="7,5").states == 12
+    assert (TrainConfig(hidden=9).states, TrainConfig().widths) == (9, ())
 
 
 def test_unknown_setting_names_the_nearest() -> None:
@@ -549,6 +572,38 @@ def test_interrupted_lipschitz_run_resumes_to_the_same_end(tmp_path: Path, bound
     resumed = Trainer(blobs(), recorded.config, tmp_path, resume=True).run()
     assert resumed.network.digest == whole.network.digest
     assert timeless(resumed.metrics) == timeless(whole.metrics)
+
+
+def test_layers_are_trained_and_resumed(tmp_path: Path) -> None:
+    config = TrainConfig(
+        weights="feed-forward",
+        layers="16,8,8",
+        activation="leaky_relu(0.1)",  # in layers so narrow, ReLUs may be dead from the start
+        eps=0.05,
+        epochs=12,
+        batch_size=20,
+        learning_rate=0.03,
+        input_gain=1.0,
+        threads=1,
+    )
+    whole = Trainer(blobs(), config, tmp_path / "whole").run()
+    assert whole.metrics[-1]["certified_accuracy"] > 0.9
+    assert whole.metrics[-1]["adjoint_steps"] == 3
+    assert whole.metrics[-1]["mu"] == pytest.approx(0.75, rel=1e-9)
+    module = to_sequential(load_model(tmp_path / "whole/model.safetensors"), (16, 8, 8))
+    x = torch.from_numpy(blobs().x_test)
+    assert torch.allclose(module(x), whole.network.predict(x), rtol=1e-12, atol=1e-12)
+    told = model_metadata(tmp_path / "whole/model.safetensors")
+    assert (told["weights"], told["layers"]) == ("feed-forward", "16,8,8")
+
+    interrupt(tmp_path / "cut", config)
+    recorded = recorded_run(tmp_path / "cut")
+    assert recorded.config == config
+    resumed = Trainer(blobs(), recorded.config, tmp_path / "cut", resume=True).run()
+    assert resumed.network.digest == whole.network.digest
+    other = replace(config, layers="16,8,4")
+    with pytest.raises(OutputError, match=r"layers is .16,8,8. there and .16,8,4. here"):
+        Trainer(blobs(), other, tmp_path / "cut", resume=True).run()
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:

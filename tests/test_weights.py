@@ -14,7 +14,7 @@ import networks
 from equicert.contraction import prove_contraction
 from equicert.errors import ConfigError, InputError, ModelError
 from equicert.norms import row_measures
-from equicert.weights import Contracting, Free, Weight
+from equicert.weights import Confined, Contracting, FeedForward, Free, Weight
 
 GAMMAS = (0.0, 0.5, -5.0, 1 - 1e-9)
 
@@ -262,3 +262,80 @@ def test_free_can_leave_the_set() -> None:
     weight().dense().sum().neg().backward()
     steps.step()
     assert exact_measure(weight)[0] == 2
+
+
+# FeedForward: any blocks contract, in the norm of its own eta.
+
+
+@st.composite
+def layered(draw: st.DrawFn) -> FeedForward:
+    weight = FeedForward(draw(st.lists(st.integers(1, 4), min_size=1, max_size=5)))
+    scale = draw(st.sampled_from([1.0, 1e-8, 1e12]))
+    with torch.no_grad():
+        for block in weight.blocks:
+            block.copy_(scale * torch.tensor(draw(networks.arrays(tuple(block.shape), 4.0))))
+    return weight
+
+
+@given(layered())
+def test_feed_forward_contracts_in_its_own_norm(weight: FeedForward) -> None:
+    layers = len(weight.widths)
+    mu, _ = exact_measure(weight)
+    assert mu <= Fraction(layers, layers + 1) * (1 + Fraction(1, 10**14))
+    proved = prove_contraction(weight(), weight.eta())
+    assert torch.equal(proved.eta, weight.eta())
+    assert mu <= Fraction(proved.mu)
+    assert proved.mu <= layers / (layers + 1) + 1e-12
+
+
+@given(layered())
+def test_feed_forward_eta_is_no_larger_than_the_paths_ask(weight: FeedForward) -> None:
+    """At most e times the largest product of row sums (where no floor is needed)."""
+    product = 1.0
+    for block in weight.blocks:
+        product *= max(1.0, float(block.detach().abs().sum(1).amax()))
+    assert float(weight.eta().amax()) <= np.e * product * (1 + 1e-12)
+    assert float(weight.eta().amin()) == 1.0
+
+
+def test_feed_forward_puts_its_blocks_below_the_diagonal() -> None:
+    weight = FeedForward((2, 1, 3))
+    W = weight().dense()
+    expected = torch.zeros(6, 6)
+    expected[2:3, :2], expected[3:, 2:3] = weight.blocks[0], weight.blocks[1]
+    assert torch.equal(W, expected)
+    assert weight.driven.tolist() == [True] * 2 + [False] * 4
+    assert weight.read.tolist() == [False] * 3 + [True] * 3
+    assert set(weight.state_dict()) == {"blocks.0", "blocks.1"}
+    W.square().sum().backward()
+    for block in weight.blocks:
+        assert block.grad is not None
+        assert torch.equal(block.grad, 2 * block.detach())
+
+
+def test_feed_forward_of_one_layer_is_zero() -> None:
+    weight = FeedForward((3,)).float()
+    assert torch.equal(weight().dense(), torch.zeros(3, 3, dtype=torch.float32))
+    assert list(weight.parameters()) == []
+    assert torch.equal(weight.eta(), torch.ones(3))
+
+
+def test_feed_forward_eta_of_a_deep_float32_network_does_not_overflow() -> None:
+    weight = FeedForward((4,) * 12).float()
+    with torch.no_grad():
+        for block in weight.blocks:
+            block.fill_(1e10)
+    assert 1e110 < float(weight.eta().amax()) < np.inf
+    assert prove_contraction(weight(), weight.eta()).mu < 1
+
+
+@pytest.mark.parametrize("mask", [[True, False], [False, False], [True, True]], ids=str)
+def test_confined_is_zero_elsewhere(mask: list[bool]) -> None:
+    keep = Confined(torch.tensor(mask))
+    A = torch.tensor([[1.0, torch.nan], [3.0, -4.0]])
+    found = keep(A)
+    for column, kept in enumerate(mask):
+        own = A[:, column] if kept else torch.zeros(2)
+        assert torch.equal(found[:, column].isnan(), own.isnan())
+        assert torch.equal(found[:, column].nan_to_num(), own.nan_to_num())
+    assert keep(A.float()).dtype == torch.float32

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from equicert.models import save_model as save_model
     from equicert.network import ImplicitNetwork as ImplicitNetwork
     from equicert.norms import matrix_measure as matrix_measure
+    from equicert.sequential import from_sequential as from_sequential
+    from equicert.sequential import to_sequential as to_sequential
     from equicert.stored import StoredNetwork as StoredNetwork
 
 __version__ = "0.1.0"
@@ -27,12 +29,14 @@ _HOME = {
     "ImplicitNetwork": "network",
     "StoredNetwork": "stored",
     "certify": "certification",
+    "from_sequential": "sequential",
     "load_data": "data",
     "load_model": "models",
     "matrix_measure": "norms",
     "parse_activation": "activations",
     "reach": "certification",
     "save_model": "models",
+    "to_sequential": "sequential",
 }
 __all__ = [*_HOME, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -32,12 +32,16 @@ class Contraction:
             by which Picard on the eliminated form contracts (derived here).
         gaps: (n,) positive lower bounds on `eta_i - sum_{j != i} |W_ij| eta_j / (1 - W_ii)`, by
             which residuals become error radii row by row.
+        depth: steps after which Picard's iteration stands still whatever the entries are, the
+            length of the longest path of W_off; 0 where W_off has a cycle. The more of them, the
+            larger eta may be, and the less an error bound tells before all have been taken.
     """
 
     eta: Tensor
     mu: float
     rate: float
     gaps: Tensor
+    depth: int = 0
 
     @cached_property
     def scale(self) -> Tensor:  # (n,)
@@ -131,4 +135,19 @@ def _test(magnitude: Enclosure, diagonal: Tensor, hint: Tensor) -> Contraction |
     # A NaN passes on to the extremes, and no comparison with one holds.
     if not (mu < 1 and greatest < 1 and slack.min() > 0 and gaps.min() > 0):
         return None
-    return Contraction(hint, mu, greatest, torch.from_numpy(gaps).to(hint))
+    return Contraction(hint, mu, greatest, torch.from_numpy(gaps).to(hint), _depth(magnitude))
+
+
+def _depth(magnitude: Enclosure) -> int:
+    """States without an arrow from another one are removed until none is left, or none can be."""
+    reached = magnitude.row_sums > 0
+    depth, left = 1, int(reached.sum())
+    if left == len(reached):
+        return 0
+    while left:
+        reached = magnitude.magnitude.apply(reached.to(magnitude.row_sums)[None])[0] > 0
+        before, left = left, int(reached.sum())
+        if left == before:
+            return 0
+        depth += 1
+    return depth

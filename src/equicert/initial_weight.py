@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from equicert.schedules import TrainConfig
-from equicert.weights import Contracting, RowSum, Weight
+from equicert.weights import Contracting, FeedForward, RowSum, Weight
 
 
 def initial_weight(config: TrainConfig) -> Weight:
@@ -13,3 +13,5 @@ def initial_weight(config: TrainConfig) -> Weight:
             return Contracting(config.hidden, config.gamma)
         case "row-sum":
             return RowSum(config.hidden, config.row_sum_bound)
+        case "feed-forward":
+            return FeedForward(config.widths)

@@ -8,6 +8,7 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from equicert import kernels
 from equicert.activations import Activation, ReLU
@@ -21,7 +22,7 @@ from equicert.problems import AdjointProblem, Drive, PrimalProblem, Problem
 from equicert.solution import Solution
 from equicert.solvers import Anderson, Picard, Solver, advice, solve
 from equicert.stored import StoredNetwork
-from equicert.weights import Contracting, Free, Weight
+from equicert.weights import Confined, Contracting, Free, Weight
 
 
 @final
@@ -37,7 +38,9 @@ class ImplicitNetwork(nn.Module):
         inputs, hidden, outputs: r, n, q.
         activation: phi.
         gamma: bound on mu(W) for the default `weight`, below 1.
-        weight: the parametrisation of W; default `Contracting(hidden, gamma)`.
+        weight: the parametrisation of W; default `Contracting(hidden, gamma)`. Where it says which
+            states x drives and y is read from, the rest of U and C stays 0.
+        input_gain: U begins uniform on `+-input_gain/sqrt(inputs)`; 1 is what torch.nn.Linear does.
         solver: how fixed points are computed, forward and adjoint.
         tolerance: sup-norm error radius at which each sample stops; of an adjoint solve, relative
             to the sample's largest cotangent.
@@ -58,6 +61,7 @@ class ImplicitNetwork(nn.Module):
         activation: Activation | None = None,
         gamma: float = 0.0,
         weight: Weight | None = None,
+        input_gain: float = 1.0,
         solver: Solver | None = None,
         tolerance: float = 1e-4,
         max_steps: int = 2000,
@@ -71,10 +75,18 @@ class ImplicitNetwork(nn.Module):
         self.tolerance, self.max_steps = tolerance, max_steps
         self.policy = on_unconverged or Raise()
         self.weight = weight if weight is not None else Contracting(hidden, gamma)
-        self.U = nn.Parameter(_uniform(hidden, inputs, fan_in=inputs))
+        driven, read = self.weight.driven, self.weight.read
+        for mask in (driven, read):
+            self._check_states(hidden if mask is None else len(mask), hidden)
+        read_from = hidden if read is None else int(read.sum())
+        self.inputs = inputs
+        self.U = nn.Parameter(_uniform(hidden, inputs, fan_in=inputs).mul_(input_gain))
         self.b = nn.Parameter(_uniform(hidden, fan_in=inputs))
-        self.C = nn.Parameter(_uniform(outputs, hidden, fan_in=hidden))
-        self.c = nn.Parameter(_uniform(outputs, fan_in=hidden))
+        self.C = nn.Parameter(_uniform(outputs, hidden, fan_in=read_from))
+        self.c = nn.Parameter(_uniform(outputs, fan_in=read_from))
+        for name, mask in (("U", None if driven is None else driven[:, None]), ("C", read)):
+            if mask is not None:
+                register_parametrization(self, name, Confined(mask))
 
     def forward(
         self,
@@ -99,10 +111,7 @@ class ImplicitNetwork(nn.Module):
             NotContractingError: it cannot be proved.
         """
         W = self.weight()
-        if W.shape[0] != len(self.b):
-            raise InputError(
-                f"the weight has {W.shape[0]} states, the network {len(self.b)} hidden units"
-            )
+        self._check_states(W.shape[0], len(self.b))
         eta = self.weight.eta()
         contraction = prove_contraction(W, eta)
         return Materialised(W, Dense(self.U), self.b, contraction, eta, self.activation.beta)
@@ -278,6 +287,11 @@ class ImplicitNetwork(nn.Module):
         self._check_box(lo, hi)
         return torch.stack([x, 0.5 * (lo + hi)], 1).flatten(0, 1), 0.5 * (hi - lo)
 
+    @staticmethod
+    def _check_states(states: int, hidden: int) -> None:
+        if states != hidden:
+            raise InputError(f"the weight has {states} states, the network {hidden} hidden units")
+
     def _check_box(self, lo: Tensor, hi: Tensor) -> None:
         self._check(lo, rows=True)
         self._check(hi, rows=True)
@@ -289,12 +303,12 @@ class ImplicitNetwork(nn.Module):
 
     def _check(self, x: Tensor, rows: bool = False) -> None:
         """Raise InputError unless x has the network's width and type, and is a batch of rows."""
-        if x.ndim == 0 or x.shape[-1] != self.U.shape[1] or (rows and x.ndim != 2):
-            wanted = f"({'batch' if rows else '...'}, {self.U.shape[1]})"
+        if x.ndim == 0 or x.shape[-1] != self.inputs or (rows and x.ndim != 2):
+            wanted = f"({'batch' if rows else '...'}, {self.inputs})"
             raise InputError(f"this network takes inputs {wanted}, got {tuple(x.shape)}")
-        if x.dtype != self.U.dtype:
+        if x.dtype != self.b.dtype:
             raise InputError(
-                f"inputs are {x.dtype}, the network is {self.U.dtype}; convert one with .to(dtype)"
+                f"inputs are {x.dtype}, the network is {self.b.dtype}; convert one with .to(dtype)"
             )
 
 

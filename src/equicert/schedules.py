@@ -39,10 +39,12 @@ class TrainConfig:
 
     Args:
         recipe: the loss: "inclusion" is (11) of [J22], "lipschitz" is (8).
-        hidden: number n of hidden units.
-        activation: phi, for example "relu" or "leaky_relu(0.1)".
         weights: the parametrisation of W: "contracting" is (12) of [J22], "row-sum" keeps
-            ||W||_inf below a bound [EG21].
+            ||W||_inf below a bound [EG21], "feed-forward" is a plain network with the layers named
+            by `layers`, on which inclusion training is that of [G18].
+        hidden: number n of hidden units; of feed-forward weights, `layers` says it.
+        layers: widths of the hidden layers of feed-forward weights, for example "100,75,50".
+        activation: phi, for example "relu" or "leaky_relu(0.1)".
         gamma: of contracting weights: bound on mu(W), below 1; at most 0 makes all solves fast.
         row_sum_bound: of row-sum weights: bound on the absolute row sums of W, in (0, 1).
         input_gain: U begins uniform on +-input_gain/sqrt(inputs); 1 is what torch.nn.Linear does,
@@ -82,9 +84,10 @@ class TrainConfig:
     """
 
     recipe: Literal["inclusion", "lipschitz"] = "inclusion"
+    weights: Literal["contracting", "row-sum", "feed-forward"] = "contracting"
     hidden: int = 100
+    layers: str | None = None
     activation: str = "relu"
-    weights: Literal["contracting", "row-sum"] = "contracting"
     gamma: float = 0.0
     row_sum_bound: float = 0.95
     input_gain: float = 0.3
@@ -121,6 +124,7 @@ class TrainConfig:
             if value is not None and not accepts(value):
                 raise ConfigError(f"{field.name} must be {allowed}, got {_short(value)}")
         self._refuse_settings_of_others()
+        self._check_layers()
         start, end = self.milestone("ramp_start"), self.milestone("ramp_end")
         if start > end:
             raise ConfigError(
@@ -150,6 +154,33 @@ class TrainConfig:
             if key not in known:
                 raise ConfigError(f"unknown setting {key!r}{nearest(str(key), known)}")
         return cls(**settings)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """`layers` as numbers; empty where there are none.
+
+        Raises:
+            ConfigError: something else than positive integers separated by commas.
+        """
+        parts = [] if self.layers is None else self.layers.split(",")
+        with contextlib.suppress(ValueError):
+            widths = tuple(int(part) for part in parts)
+            if all(width >= 1 for width in widths):
+                return widths
+        raise ConfigError(
+            f"layers must be integers >= 1 separated by commas, such as 100,75,50, got"
+            f" {_short(self.layers)}"
+        )
+
+    @property
+    def states(self) -> int:
+        """n, the number of hidden units."""
+        return self.hidden if self.layers is None else sum(self.widths)
+
+    def _check_layers(self) -> None:
+        """Raise ConfigError unless feed-forward weights have layers, which are numbers."""
+        if self.weights == "feed-forward" and not self.widths:
+            raise ConfigError("feed-forward weights need layers, such as 100,75,50")
 
     def to_mapping(self) -> dict[str, Any]:
         """All settings by name, as JSON and YAML hold them."""
@@ -192,7 +223,11 @@ _OWN_SETTINGS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "inclusion": ("overshoot", "kappa", "ramp_start", "ramp_end"),
         "lipschitz": ("lipschitz_weight", "lipschitz_bound"),
     },
-    "weights": {"contracting": ("gamma",), "row-sum": ("row_sum_bound",)},
+    "weights": {
+        "contracting": ("hidden", "gamma"),
+        "row-sum": ("hidden", "row_sum_bound"),
+        "feed-forward": ("layers",),
+    },
 }
 
 _Range = tuple[str, Callable[[Any], bool]]

@@ -304,20 +304,18 @@ def _initial_network(data: DataSet, config: TrainConfig, tally: Tally) -> Implic
         torch.set_default_dtype(_DTYPES[config.dtype])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            network = ImplicitNetwork(
+            return ImplicitNetwork(
                 data.inputs,
-                config.hidden,
+                config.states,
                 data.classes,
                 activation=parse_activation(config.activation),
                 weight=initial_weight(config),
+                input_gain=config.input_gain,
                 solver=_SOLVERS[config.solver],
                 tolerance=config.tolerance,
                 max_steps=config.max_steps,
                 on_unconverged=tally,
             )
-            with torch.no_grad():
-                network.U.mul_(config.input_gain)
-            return network
     finally:
         torch.set_default_dtype(default)
 

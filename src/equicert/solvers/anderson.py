@@ -52,7 +52,9 @@ class Anderson(Solver):
         return Picard().step(problem, z)
 
     def stepper(self, problem: Problem) -> Step:
-        return _Mixing(problem, self.memory, self.delay)
+        # Plain steps take a feed-forward network to its end, and mixtures would not.
+        delay = max(self.delay, problem.contraction.depth)
+        return _Mixing(problem, self.memory, delay)
 
     def resolution(
         self,

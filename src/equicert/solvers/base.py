@@ -85,7 +85,8 @@ def solve(
     step, allowance, outcome = solver.stepper(problem), None, _Outcome(z, tolerance)
     for k in range(1, max_steps + 1 if len(z) else 1):
         following, bound = step(z)
-        if k % _ALLOWANCE_EVERY == 0:
+        # Before a feed-forward network's last layer is reached, a small bound on its error is none.
+        if k % _ALLOWANCE_EVERY == 0 and k >= problem.contraction.depth:
             allowance = solver.resolution(problem, following)
         if allowance is not None:
             bound = (bound - allowance).clamp_(min=0)

@@ -1,8 +1,10 @@
 """Parametrisations of W: a space a file."""
 
 from equicert.weights.base import Weight
+from equicert.weights.confined import Confined
 from equicert.weights.contracting import Contracting
+from equicert.weights.feed_forward import FeedForward
 from equicert.weights.free import Free
 from equicert.weights.row_sum import RowSum
 
-__all__ = ["Contracting", "Free", "RowSum", "Weight"]
+__all__ = ["Confined", "Contracting", "FeedForward", "Free", "RowSum", "Weight"]

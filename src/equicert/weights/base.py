@@ -19,3 +19,13 @@ class Weight(nn.Module, ABC):
     @abstractmethod
     def eta(self) -> Tensor | None:  # (n,)
         """The weights of the norm in which W should contract, if the parametrisation has any."""
+
+    @property
+    def driven(self) -> Tensor | None:  # (n,) bool
+        """The states that x drives, the rows of U at all others being 0; None: all of them."""
+        return None
+
+    @property
+    def read(self) -> Tensor | None:  # (n,) bool
+        """The states that y is read from, the other columns of C being 0; None: all of them."""
+        return None
