@@ -60,7 +60,13 @@ class LipschitzBound(ABC):
         at: Materialised,
         C: Tensor,  # (q, n)
     ) -> Tensor:  # ()
-        """`|| |C| s ||_inf` in floating point, differentiable: what (8) of [J22] penalises."""
+        """`|| |C| s ||_inf` in floating point, differentiable: what (8) of [J22] penalises.
+
+        Raises:
+            NotContractingError: the network has no proof of contraction.
+            RowSumError: as `state_value`.
+        """
+        _ = at.contraction  # whatever else makes the network well-posed
         return (C.abs() @ self.state_value(at)).amax()
 
     @torch.no_grad()
