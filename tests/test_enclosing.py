@@ -21,6 +21,7 @@ from equicert.boxes import Box
 from equicert.enclosures import Enclosure
 from equicert.errors import InputError
 from equicert.operators import Dense
+from equicert.rounding import up
 from equicert.stored import StoredNetwork
 from networks import Array
 
@@ -307,3 +308,22 @@ def test_an_inverted_box_passes_no_test() -> None:
     r_lo, r_hi, lo, hi = ends
     phi = kernels.Linear(1, 1, -math.inf, math.inf)
     assert not kernels.inward((r_lo, r_hi), lo, hi, torch.zeros(1), phi).any()
+
+
+@given(hnp.arrays(np.float64, (2, 5), elements=awkward), st.sampled_from([0.0, 5e-324, 0.1, 1e300]))
+def test_no_point_of_a_box_is_farther(x: Array, eps: float) -> None:
+    point = torch.tensor(x)
+    box = Box.around(point, eps)
+    found = kernels.farthest(point, box.lo, box.hi)
+    expected = torch.maximum((box.hi - point).amax(-1), (point - box.lo).amax(-1))
+    assert torch.equal(found, expected)
+    for distance, at, low, high in zip(exactly(up(found)), x, box.lo, box.hi, strict=True):
+        for p, lo, hi in zip(map(Fraction, at.tolist()), exactly(low), exactly(high), strict=True):
+            assert max(p - lo, hi - p) <= distance
+
+
+def test_the_distance_to_nowhere_is_no_number() -> None:
+    x = torch.zeros(2, 3)
+    lo, hi = x - 1, x + 1
+    hi[1, 2] = math.nan
+    assert kernels.farthest(x, lo, hi).isnan().tolist() == [False, True]

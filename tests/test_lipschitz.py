@@ -54,7 +54,7 @@ def points(net: Network, batch: int = 3) -> Tensor:
 def row_sum_network(net: Network, norm: float) -> Network:
     """The same with W scaled to this `||W||_inf`, at eta = 1."""
     largest = abs(net.W).sum(1).max()
-    W = net.W * (norm / largest) if largest else net.W
+    W = norm * (net.W / largest) if largest else net.W
     return dataclasses.replace(net, W=W, eta=np.ones(net.states))
 
 

@@ -7,7 +7,7 @@ proposes; rounded-outwards tests certify. Anything less is `unknown`, with its r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import torch
@@ -27,7 +27,7 @@ from equicert.errors import (
     RowSumError,
 )
 from equicert.network import ImplicitNetwork
-from equicert.queries import Answer, Query, check_labels
+from equicert.queries import Answer, Query, StateBox, check_labels
 from equicert.stored import StoredNetwork
 
 STATUSES = ("certified", "misclassified", "unknown")
@@ -156,7 +156,7 @@ def _verdicts(
     try:
         query = Query.of_margins(box, labels, network.outputs, x)
         answer = method.answer(network, query)
-        predicted, wrong = _at_the_points(network, x, labels, answer.holds)
+        predicted, wrong = _at_the_points(network, x, labels, answer)
     except tuple(_UNDECIDED) as error:
         reason = next(why for kind, why in _UNDECIDED.items() if isinstance(error, kind))
         lost = float("-inf")
@@ -174,37 +174,54 @@ def _at_the_points(
     network: StoredNetwork,
     x: Tensor,  # (batch, r)
     labels: Tensor,  # (batch,)
-    held: Tensor,  # (batch,) bool, where the label is proved over the box
+    answer: Answer,
 ) -> tuple[Tensor, Tensor]:  # (batch,) int64, (batch,) bool
     """The predictions at x, -1 where unknown, and where they are proved to differ from the label.
 
-    Nothing is computed where the label holds: it does so at x, too.
+    Nothing is computed where the label is proved over the box: it holds at x, too.
     """
-    predicted, wrong = labels.clone(), torch.zeros_like(held)
-    rows = (~held).nonzero()[:, 0]
+    predicted, wrong = labels.clone(), torch.zeros_like(answer.holds)
+    rows = (~answer.holds).nonzero()[:, 0]
     if len(rows):
-        solution = network.solve(x[rows], _POINT_TOLERANCE)
-        y = torch.addmm(network.c, solution.value, network.C.mT)
-        known = solution.converged & y.isfinite().all(1)
+        z, known, prove = _states(
+            network, x[rows], None if answer.point is None else answer.point[rows]
+        )
+        y = torch.addmm(network.c, z, network.C.mT)
+        known &= y.isfinite().all(1)
         predicted[rows] = torch.where(known, y.argmax(1), -1)
         mistaken = (known & (predicted[rows] != labels[rows])).nonzero()[:, 0]
-        found, own = rows[mistaken], (solution.value[mistaken], solution.bound[mistaken])
-        wrong[found] = _proved_wrong(network, x[found], labels[found], predicted[found], own)
+        found = rows[mistaken]
+        wrong[found] = _beaten(network, x[found], labels[found], predicted[found], prove(mistaken))
     return predicted, wrong
 
 
-def _proved_wrong(
+def _states(
+    network: StoredNetwork,
+    x: Tensor,  # (batch, r)
+    point: StateBox | None,
+) -> tuple[Tensor, Tensor, Callable[[Tensor], StateBox]]:  # (batch, n), (batch,) bool
+    """z*(x), where it is known, and how to prove a box about it for some rows."""
+    if point is not None:
+        return 0.5 * (point.lo + point.hi), point.proved.clone(), point.__getitem__
+    solution = network.solve(x, _POINT_TOLERANCE)
+
+    def prove(rows: Tensor) -> StateBox:
+        z, own = solution.value[rows], x[rows]
+        done, bound = solution.converged[rows], solution.bound[rows]
+        return prove_state_box(network, network.drive_bounds(own, own), z, z, done, bound)
+
+    return solution.value, solution.converged.clone(), prove
+
+
+def _beaten(
     network: StoredNetwork,
     x: Tensor,  # (batch, r)
     labels: Tensor,  # (batch,)
     rivals: Tensor,  # (batch,) the predictions, none of which is the label
-    solved: tuple[Tensor, Tensor],  # z*(x) (batch, n), and the bound that the solver stopped on
+    state: StateBox,  # about z*(x)
 ) -> Tensor:  # (batch,) bool
-    """Where `y_rival > y_label` is proved at x itself, a box of width zero."""
-    z, bound = solved
+    """Where `y_rival > y_label` is proved at x itself."""
     query = Query.of_margins(Box(x, x), rivals, network.outputs)
-    drive = network.drive_bounds(x, x)
-    state = prove_state_box(network, drive, z, z, bound <= _POINT_TOLERANCE, bound)
     lower = answer_from_state(network, query, state).lower
     column = labels - (labels > rivals).to(torch.int64)  # of the label among the rival's others
     return lower.gather(1, column[:, None])[:, 0] > 0

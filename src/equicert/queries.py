@@ -146,6 +146,11 @@ class StateBox:
     proved: Tensor
     reason: tuple[str, ...]
 
+    def __getitem__(self, rows: Tensor) -> StateBox:
+        """The boxes of some rows (an index tensor)."""
+        reason = tuple(self.reason[row] for row in rows.tolist())
+        return StateBox(self.lo[rows], self.hi[rows], self.proved[rows], reason)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -155,11 +160,13 @@ class Answer:
         query: the question.
         lower: (batch, k) float64; minus infinity where nothing is proved.
         state: the proof.
+        point: a box about z*(x), x the query's, where the method made one on its way.
     """
 
     query: Query
     lower: Tensor
     state: StateBox
+    point: StateBox | None = None
 
     @cached_property
     def margin(self) -> Tensor:  # (batch,)

@@ -10,12 +10,13 @@ so that `z*(x0) +- zeta` is a state box for the box's own centre x0 and half-wid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from torch import Tensor
 
+from equicert import kernels
 from equicert.bounds.base import Method, StateBoxMethod, answer_from_state
 from equicert.bounds.interval import check_width
 from equicert.bounds.state_box import prove_state_box
@@ -122,6 +123,16 @@ def _steepest(
     return torch.stack([phi.slope(t) for t in (t_lo, middle, t_hi)]).amax(0)
 
 
+def _farthest(
+    x: Tensor,  # (batch, r)
+    box: Box,
+) -> Tensor:  # (batch,)
+    """The greatest distance in the sup-norm from x to a point of its box, rounded to nearest."""
+    if kernels.encloses(x, box.lo, box.hi):
+        return kernels.farthest(x, box.lo, box.hi)
+    return torch.maximum((box.hi - x).amax(-1), (x - box.lo).amax(-1))
+
+
 @final
 @dataclass(frozen=True)
 class LipschitzRadius(Method):
@@ -155,16 +166,15 @@ class LipschitzRadius(Method):
         check_width(network, query.box)
         if query.x is None:
             raise InputError("certificate (13) speaks of a radius about a point: the query needs x")
-        lo, hi = query.box.lo, query.box.hi
-        radius = up(torch.maximum(hi - query.x, query.x - lo)).amax(-1, keepdim=True)
+        radius = up(_farthest(query.x, query.box))[:, None]
         moved = up(radius * self.bound.states(network))  # (batch, n)
         point = self._at(network, query.x)
         state = StateBox(down(point.lo - moved), up(point.hi + moved), point.proved, point.reason)
         if self.per_margin:  # |C_i - C_j| s rho is what the margin loses over this very box
-            return answer_from_state(network, query, state)
+            return replace(answer_from_state(network, query, state), point=point)
         lost = up(self._lost(network, query)[query.which] * radius)
         lower = down(answer_from_state(network, query, point).lower - lost)
-        return Answer(query, torch.where(lower.isnan(), -torch.inf, lower), state)
+        return Answer(query, torch.where(lower.isnan(), -torch.inf, lower), state, point)
 
     def _at(
         self,
@@ -172,8 +182,9 @@ class LipschitzRadius(Method):
         x: Tensor,  # (batch, r)
     ) -> StateBox:
         """A proved box about z*(x)."""
-        drive = network.drive_bounds(x, x)
-        solution = network.solve(x, self.tolerance, self.max_steps)
+        low, high = drive = network.drive_bounds(x, x)
+        problem = network.driven_problem(0.5 * (low + high))
+        solution = solve(problem, Anderson(), self.tolerance, self.max_steps)
         z = solution.value
         return prove_state_box(network, drive, z, z, solution.converged, solution.bound)
 

@@ -5,7 +5,16 @@ work elsewhere (on a GPU, in other types, without numba).
 """
 
 from equicert.kernels.compiled import compiled, usable
-from equicert.kernels.enclosing import Linear, encloses, halves, inward, outward, surround, widen
+from equicert.kernels.enclosing import (
+    Linear,
+    encloses,
+    farthest,
+    halves,
+    inward,
+    outward,
+    surround,
+    widen,
+)
 from equicert.kernels.inputs import centres
 from equicert.kernels.steps import (
     Finish,
@@ -29,6 +38,7 @@ __all__ = [
     "centres",
     "compiled",
     "encloses",
+    "farthest",
     "halves",
     "inward",
     "outward",

@@ -51,6 +51,18 @@ def surround(
     return lo, hi, bool(finite)
 
 
+def farthest(
+    x: Tensor,  # (batch, r) float64
+    lo: Tensor,  # (batch, r)
+    hi: Tensor,  # (batch, r)
+) -> Tensor:  # (batch,)
+    """`max_k max(hi_k - x_k, x_k - lo_k)`, x within the box; rounded to nearest, NaN if one is."""
+    out, scratch = x.new_empty(len(x)), np.empty((2, x.shape[1]))
+    given = (t.numpy() for t in (x, lo, hi))
+    compiled(_farthest)(*given, scratch, scratch.view(np.int64), out.numpy().view(np.int64))
+    return out
+
+
 def halves(
     lo: Tensor,  # (batch, m) float64
     hi: Tensor,  # (batch, m) float64
@@ -159,6 +171,25 @@ def _surround(
         for j in range(r):
             most = max(most, least[j] & _SIZE, greatest[j] & _SIZE)
     return most < _INFINITE
+
+
+def _farthest(
+    x: np.ndarray,
+    lo: np.ndarray,
+    hi: np.ndarray,
+    scratch: np.ndarray,
+    bits: np.ndarray,  # the same memory as integers
+    out: np.ndarray,  # integers
+) -> None:
+    for i in range(len(x)):
+        point, low, high = x[i], lo[i], hi[i]
+        right, left, right_bits, left_bits = scratch[0], scratch[1], bits[0], bits[1]
+        for j in range(x.shape[1]):
+            right[j], left[j] = high[j] - point[j], point[j] - low[j]
+        most = np.int64(0)
+        for j in range(x.shape[1]):
+            most = max(most, right_bits[j] & _SIZE, left_bits[j] & _SIZE)
+        out[i] = most
 
 
 def _halves(
