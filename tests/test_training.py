@@ -187,9 +187,9 @@ BAD = [
     ("on_unconverged", ["warn"], "on_unconverged must be one of"),
     ("activation", 3, "activation must be a text"),
     ("device", None, "device must be a text"),
-    ("weights", "free", "weights must be one of contracting, feed-forward, got 'free'"),
+    ("weights", "free", "weights must be one of contracting, row-sum, feed-forward, got 'free'"),
     ("weights", "feed-forward", "feed-forward weights need layers, such as 100,75,50"),
-    ("layers", "100,75", "layers are a setting of feed-forward weights, not of contracting ones"),
+    ("layers", "100,75", "layers belongs to weights 'feed-forward', not to 'contracting'"),
     ("layers", 100, "layers must be a text, got 100"),
 ]
 
