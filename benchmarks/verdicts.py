@@ -12,14 +12,20 @@ from torch import Tensor
 from benchmarks.products import Products, Size, bound_products
 from benchmarks.subjects import EPS
 from benchmarks.timing import interleaved
-from equicert.bounds import Interval, Lipschitz, Method
+from equicert.bounds import Interval, Lipschitz, LipschitzRadius, Method
 from equicert.certification import certify
 from equicert.data import DataSet
+from equicert.lipschitz import Derived
 from equicert.losses import clipped_box, elided_margins
 from equicert.solvers import Picard, solve
 from equicert.stored import StoredNetwork
 
 BATCH: Final = 1000  # certify's default
+METHODS: Final[dict[str, Method]] = {
+    "interval": Interval(),
+    "lipschitz": LipschitzRadius(Derived(), per_margin=True),
+    "zeta": Lipschitz(),
+}
 
 
 def measure(network: StoredNetwork, data: DataSet, rounds: int, budget: float) -> dict[str, Any]:
@@ -32,15 +38,14 @@ def measure(network: StoredNetwork, data: DataSet, rounds: int, budget: float) -
     held, steps = plain(replace(network), x, labels, data, tolerance)
     floor = _products(network, data, steps)
     calls: dict[str, Callable[[], object]] = {
-        "interval": _rigorous(network, x, labels, data, Interval()),
+        **{name: _rigorous(network, x, labels, data, method) for name, method in METHODS.items()},
         "plain": lambda: plain(replace(network), x, labels, data, tolerance),
-        "lipschitz": _rigorous(network, x, labels, data, Lipschitz()),
         "products": lambda: [products() for products in floor],
     }
     times = interleaved(calls, rounds, budget)
     certified = {
         name: sum(v.status == "certified" for v in _verdicts(network, x, labels, data, method))
-        for name, method in (("interval", Interval()), ("lipschitz", Lipschitz()))
+        for name, method in METHODS.items()
     }
     return {
         "settings": {"samples": len(x), "batch": BATCH, "eps": EPS, "tolerance": tolerance},
