@@ -17,9 +17,9 @@ PACKAGE = "equicert"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 FLOORS = {
-    0: "kernels errors norms activations scalar_roots boxes rounding",
+    0: "kernels errors norms activations scalar_roots boxes rounding definiteness",
     1: "operators",
-    2: "enclosures contraction weights solution policies problems solvers",
+    2: "enclosures contraction monotonicity weights solution policies problems solvers",
     3: "implicit_diff materialised stored network",
     4: "queries bounds attacks",
     5: "data mnist vectors models losses runs schedules presets",

@@ -14,16 +14,18 @@ import torch
 from torch import Tensor
 
 from equicert.bounds import Interval, Method
+from equicert.bounds.ball import point_ball, state_box
 from equicert.bounds.base import answer_from_state
 from equicert.bounds.state_box import prove_state_box
 from equicert.boxes import Bound, Box, Domain, Surroundings
 from equicert.contraction import Contraction
-from equicert.errors import InputError, NotContractingError, RoundingError
+from equicert.errors import InputError, NotContractingError, NotMonotoneError, RoundingError
 from equicert.network import ImplicitNetwork
 from equicert.queries import Answer, Query, check_labels
 from equicert.stored import StoredNetwork
 
 STATUSES = ("certified", "misclassified", "unknown")
+_UNPROVED = {NotContractingError: "not contracting", NotMonotoneError: "not monotone"}
 _POINT_TOLERANCE = 1e-7  # of z*(x); what it leaves of a proof is accounted for
 
 
@@ -38,7 +40,8 @@ class Verdict:
         predicted: the network's label at the clean point; -1 where it could not be computed.
         margin: rigorous lower bound on the least margin over the box; minus infinity if none.
         method: the method's name.
-        reason: why it is unknown ("margin", "unconverged", "rounding", "not contracting"); else "".
+        reason: why it is unknown ("margin", "unconverged", "rounding", "not contracting", "not
+            monotone"); else "".
     """
 
     status: str
@@ -99,13 +102,14 @@ def certify(
         label: classes, 0..q-1.
         eps: radius in the sup-norm, in the units of x: a number, (r,) or (batch, 1).
         domain: two numbers or two (r,) vectors to intersect the box with, or None.
-        method: `Interval()` (certificate (14) of [J22], default) or `Lipschitz()` (13).
+        method: `Interval()` (certificate (14) of [J22], default), `Lipschitz()` (13), or
+            `Spectral()` for monotone networks ([P21]).
         batch_size: samples at a time; changes no verdict to a false one.
 
     Raises:
         InputError: eps negative or NaN, a point outside the domain, a label out of range, x of the
-            wrong width. A stored network that is not proved contracting is no error here: every
-            verdict is then `unknown`, reason "not contracting".
+            wrong width. A stored network without the proof that the method needs is no error here:
+            every verdict is then `unknown`, reason "not contracting" or "not monotone".
         NotContractingError: a module whose present weights are not proved contracting.
     """
     stored = as_stored(network)
@@ -137,19 +141,25 @@ def certify_boxes(
 def _verdicts(
     network: StoredNetwork, x: Tensor, labels: Tensor, box: Box, method: Method
 ) -> list[Verdict]:
+    query = Query.of_margins(box, labels, network.outputs)
+    held, margin = torch.zeros_like(labels, dtype=torch.bool), x.new_full((len(x),), -torch.inf)
+    predicted, wrong = torch.full_like(labels, -1), held
     try:
-        query = Query.of_margins(box, labels, network.outputs)
-        answer = method.answer(network, query)
-        predicted, wrong = _at_the_points(network, x, labels, answer.holds)
-    except (NotContractingError, RoundingError) as error:
-        reason = "not contracting" if isinstance(error, NotContractingError) else "rounding"
-        lost = float("-inf")
-        return [Verdict("unknown", int(y), -1, lost, method.name, reason) for y in labels]
-    columns = (answer.holds, wrong, labels, predicted, answer.margin)
+        try:
+            answer = method.answer(network, query)
+            held, margin, reasons = answer.holds, answer.margin, answer.reasons
+        except (NotContractingError, NotMonotoneError) as error:
+            reasons = (_UNPROVED[type(error)],) * len(x)
+        predicted, wrong = _at_the_points(network, x, labels, held)
+    except NotContractingError:  # nor is it monotone: no prediction is known to be one
+        reasons = (_UNPROVED[NotContractingError],) * len(x)
+    except RoundingError:
+        reasons = ("rounding",) * len(x)
+    columns = (held, wrong, labels, predicted, margin)
     return [
-        _verdict(held, lost, label, found, margin, why, method.name)
-        for held, lost, label, found, margin, why in zip(
-            *(column.tolist() for column in columns), answer.reasons, strict=True
+        _verdict(sure, lost, label, found, least, why, method.name)
+        for sure, lost, label, found, least, why in zip(
+            *(column.tolist() for column in columns), reasons, strict=True
         )
     ]
 
@@ -187,8 +197,12 @@ def _proved_wrong(
     """Where `y_rival > y_label` is proved at x itself, a box of width zero."""
     z, bound = solved
     query = Query.of_margins(Box(x, x), rivals, network.outputs)
-    drive = network.drive_bounds(x, x)
-    state = prove_state_box(network, drive, z, z, bound <= _POINT_TOLERANCE, bound)
+    if isinstance(network.well_posed, Contraction):
+        drive = network.drive_bounds(x, x)
+        state = prove_state_box(network, drive, z, z, bound <= _POINT_TOLERANCE, bound)
+    else:
+        ball = point_ball(network, x, z)
+        state = state_box(network, ball, torch.zeros_like(bound), bound <= _POINT_TOLERANCE)
     lower = answer_from_state(network, query, state).lower
     column = labels - (labels > rivals).to(torch.int64)  # of the label among the rival's others
     return lower.gather(1, column[:, None])[:, 0] > 0

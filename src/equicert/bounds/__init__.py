@@ -3,5 +3,6 @@
 from equicert.bounds.base import Method
 from equicert.bounds.interval import Interval
 from equicert.bounds.lipschitz import Lipschitz
+from equicert.bounds.spectral import Spectral
 
-__all__ = ["Interval", "Lipschitz", "Method"]
+__all__ = ["Interval", "Lipschitz", "Method", "Spectral"]

@@ -75,10 +75,11 @@ def run_certify(
     options: CertifyOptions, model: str, *, radius: bool, quiet: bool, resume: bool
 ) -> None:
     """`equicert certify`."""
-    from equicert.bounds import Interval, Lipschitz
+    from equicert.bounds import Interval, Lipschitz, Spectral
     from equicert.evaluation import Certification
 
-    method = Interval() if options.method == "interval" else Lipschitz()
+    methods = {"interval": Interval(), "lipschitz": Lipschitz(), "spectral": Spectral()}
+    method = methods[options.method]
     eps = None if radius else options.eps
     job = Certification(method, eps, options.largest, options.resolution)
     _evaluate(job, options, model, quiet, resume)
@@ -188,7 +189,7 @@ def _evaluate(
     if resume and options.out is None:
         raise InputError("--resume continues the run in a folder: name it with --out")
     network = load_model(Path(model), options.activation)
-    _require_contracting(network)
+    _require_well_posed(network)
     data = load_data(options.data, _path(options.data_dir), progress=not quiet)
     data = _with_domain(data, options.domain)
     samples = Samples.of(data, network, options.limit, data.domain)
@@ -206,9 +207,9 @@ def _evaluate(
         console.out().print(console.table(job.kind, console.summary_rows(summary)))
 
 
-def _require_contracting(network: StoredNetwork) -> None:
+def _require_well_posed(network: StoredNetwork) -> None:
     """Stop before any work, with the one line that says why, where no proof can exist."""
-    _ = network.contraction
+    _ = network.well_posed
 
 
 def _input_box(options: BoundOptions) -> Box:

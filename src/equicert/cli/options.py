@@ -37,7 +37,8 @@ class CertifyOptions:
         eps: radius of the box about each sample, sup-norm, in the units of the data.
         largest: with --radius, the largest radius to try.
         resolution: with --radius, how finely to bisect.
-        method: interval is certificate (14) of [J22], lipschitz is (13).
+        method: interval is certificate (14) of [J22], lipschitz is (13), spectral is the l2 bound
+            of [P21] for monotone networks, sharpened.
         domain: 'lo,hi' or 'none'; default the data set's own. Boxes are clipped to it.
         limit: only the first so many test samples.
         batch_size: samples at a time.
@@ -51,7 +52,7 @@ class CertifyOptions:
     eps: float = 0.1
     largest: float = 1.0
     resolution: float = 1e-4
-    method: Literal["interval", "lipschitz"] = "interval"
+    method: Literal["interval", "lipschitz", "spectral"] = "interval"
     domain: str | None = None
     limit: int | None = None
     batch_size: int = 1000

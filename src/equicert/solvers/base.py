@@ -21,6 +21,8 @@ class Solver(ABC):
     """One step of an iteration, with the a posteriori bound that belongs to it."""
 
     images = False  # whether iterates are values of psi, 0 exactly where a ReLU gives 0
+    splits = False  # whether it solves the monotone form
+    remedy = "lower gamma"  # what makes the network easier for it
 
     @abstractmethod
     def step(
@@ -150,5 +152,5 @@ def advice(problem: Problem, solver: Solver, solution: Solution, tolerance: floa
         needed = "it is too close to 1 to tell how many more are needed; "
     return (
         f"stopped after {steps} steps at contraction rate {rate:.6g}: {needed}"
-        "raise max_steps, loosen the tolerance, lower gamma, or solve in float64"
+        f"raise max_steps, loosen the tolerance, {solver.remedy}, or solve in float64"
     )

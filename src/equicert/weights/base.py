@@ -6,11 +6,18 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from equicert.contraction import Contraction, prove_contraction
+from equicert.monotonicity import Monotone
 from equicert.operators import Operator
 
 
 class Weight(nn.Module, ABC):
-    """A module whose parameters make W. It is never believed: mu(W) is recomputed on use."""
+    """A module whose parameters make W. It is never believed: what it promises is proved on use.
+
+    A parametrisation promises that W contracts, unless it says `monotone` and overrides `proof`.
+    """
+
+    monotone = False  # what `proof` proves
 
     @abstractmethod
     def forward(self) -> Operator:
@@ -19,3 +26,14 @@ class Weight(nn.Module, ABC):
     @abstractmethod
     def eta(self) -> Tensor | None:  # (n,)
         """The weights of the norm in which W should contract, if the parametrisation has any."""
+
+    def proof(
+        self,
+        W: Operator,  # (n, n) what `forward` returned
+    ) -> Contraction | Monotone:
+        """The proof that this very W is well-posed.
+
+        Raises:
+            NotContractingError, NotMonotoneError: it cannot be proved.
+        """
+        return prove_contraction(W, self.eta())
