@@ -60,7 +60,9 @@ def prove_monotone(
     hint: Tensor | None = None,  # (n,) a stored Lambda: believed only if it passes
     m: float | None = None,  # what the parametrisation promises: tried first, for its speed
 ) -> Monotone:
-    """The weights 1, then the hint, with the largest m that float64 proves.
+    """The weights 1, then the hint, with nearly the largest m that float64 proves.
+
+    A parametrisation that promises its m means it at its own hint, which then comes first.
 
     Raises:
         NotMonotoneError: neither passes the test in rounded arithmetic.
@@ -69,7 +71,10 @@ def prove_monotone(
     self_test(str(W.device))
     A = W.detach().to(dtype=torch.float64).dense()
     least = -math.inf
-    for Lambda in _weights(A, hint):
+    ones, stored = A.new_ones(len(A)), _normalised(A, hint)
+    for Lambda in (ones, stored) if m is None else (stored, ones):
+        if Lambda is None:
+            continue
         half = Lambda[:, None] * A
         symmetric = torch.diag(Lambda) - 0.5 * (half + half.mT)
         error = up(4 * UNIT * (torch.diag(Lambda) + half.abs() + half.abs().mT) + 2.0**-1000)
@@ -83,16 +88,17 @@ def prove_monotone(
     raise NotMonotoneError(1 - least)
 
 
-def _weights(
+def _normalised(
     A: Tensor,  # (n, n)
     hint: Tensor | None,
-) -> Iterator[Tensor]:  # (n,) each
-    yield A.new_ones(len(A))
-    if hint is not None and hint.shape == A.shape[:1]:
-        hint = hint.detach().to(A)
-        scaled = hint / hint.amin()
-        if bool((hint > 0).all() & (scaled <= _LARGEST_SPREAD).all()):  # false where NaN
-            yield scaled
+) -> Tensor | None:  # (n,)
+    """The hint with least entry 1, if it is usable at all."""
+    if hint is None or hint.shape != A.shape[:1]:
+        return None
+    hint = hint.detach().to(A)
+    scaled = hint / hint.amin()
+    usable = (hint > 0).all() & (scaled <= _LARGEST_SPREAD).all()  # false where NaN
+    return scaled if bool(usable) else None
 
 
 def _moduli(symmetric: Tensor, Lambda: Tensor, promised: float | None) -> Iterator[float]:

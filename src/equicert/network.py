@@ -101,7 +101,7 @@ class ImplicitNetwork(nn.Module):
         Raises:
             NotContractingError, NotMonotoneError: it cannot be proved.
         """
-        W = self.weight()
+        W = self.weight.given(self.U, self.C)
         if W.shape[0] != len(self.b):
             raise InputError(
                 f"the weight has {W.shape[0]} states, the network {len(self.b)} hidden units"

@@ -19,6 +19,9 @@ _PUBLISHED_EPOCHS: Final = 40
 _PUBLISHED_MILESTONES: Final = {"ramp_start": 10, "ramp_end": 20, "late_epoch": 30}
 
 
+_SPLITTING: Final = ("peaceman_rachford", "forward_backward")
+
+
 @dataclass(frozen=True)
 class Setting:
     """What one training step uses."""
@@ -41,7 +44,12 @@ class TrainConfig:
         recipe: the loss: "inclusion" is (11) of [J22].
         hidden: number n of hidden units.
         activation: phi, for example "relu" or "leaky_relu(0.1)".
-        gamma: bound on mu(W), below 1; at most 0 makes all solves fast.
+        weights: parametrisation of W: "contracting" ([J22], (12)), or for comparison "monotone"
+            ([WK20]) or "lben" ([R20]), which train by the nominal loss, kappa = 0, and are
+            certified by their l2 bound.
+        gamma: bound on mu(W) of contracting weights, below 1; at most 0 makes all solves fast.
+        m: modulus of monotone and lben weights, positive; larger makes solves faster.
+        prescribed_lipschitz: of lben weights, a bound on the l2 Lipschitz constant to keep to.
         input_gain: U begins uniform on +-input_gain/sqrt(inputs); 1 is what torch.nn.Linear does,
             and less keeps the images of boxes narrow.
         eps: radius of the boxes in the sup-norm, in the units of the data: what is certified.
@@ -62,8 +70,10 @@ class TrainConfig:
         device: "cpu", "cuda", "cuda:1", ...
         threads: CPU threads; default as many as torch uses. Recorded, and kept on resuming:
             results are bit-identical only for one number of threads.
-        solver: "picard" (on the eliminated form), "anderson" (the same, accelerated where it is
-            slow: gamma near 1), or "average" (that of [J22], the reference).
+        solver: of contracting weights "picard" (on the eliminated form), "anderson" (the same,
+            accelerated where it is slow: gamma near 1), or "average" (that of [J22], the
+            reference); of monotone and lben weights "peaceman_rachford" or "forward_backward".
+            "default" is the first of each.
         tolerance: error radius in the sup-norm of z at which each solve stops.
         max_steps: limit of steps a solve.
         on_unconverged: "raise", or "warn" to warn once, count, and go on with what was reached.
@@ -77,7 +87,10 @@ class TrainConfig:
     recipe: Literal["inclusion"] = "inclusion"
     hidden: int = 100
     activation: str = "relu"
+    weights: Literal["contracting", "monotone", "lben"] = "contracting"
     gamma: float = 0.0
+    m: float = 1.0
+    prescribed_lipschitz: float | None = None
     input_gain: float = 0.3
     eps: float = 0.1
     overshoot: float = 1.0
@@ -95,7 +108,9 @@ class TrainConfig:
     dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
     threads: int | None = None
-    solver: Literal["picard", "anderson", "average"] = "picard"
+    solver: Literal[
+        "default", "picard", "anderson", "average", "peaceman_rachford", "forward_backward"
+    ] = "default"
     tolerance: float = 1e-4
     max_steps: int = 2000
     on_unconverged: Literal["raise", "warn"] = "raise"
@@ -114,6 +129,30 @@ class TrainConfig:
             raise ConfigError(
                 f"ramp_start must not exceed ramp_end, which is {end:g} of {self.epochs} epochs,"
                 f" got {start:g}"
+            )
+
+        self._check_weights()
+
+    @property
+    def monotone(self) -> bool:
+        """Whether the weights are proved monotone, not contracting."""
+        return self.weights != "contracting"
+
+    def _check_weights(self) -> None:
+        """Refuse settings that these weights would ignore or cannot have."""
+        if self.monotone and self.kappa != 0:
+            raise ConfigError(
+                f"{self.weights} weights train by the nominal loss, for inclusion functions need a"
+                f" contracting network: set kappa to 0, got {self.kappa:g}"
+            )
+        splits = self.solver in _SPLITTING
+        if self.solver != "default" and splits != self.monotone:
+            raise ConfigError(
+                f"the solver {self.solver} does not solve {self.weights} weights; leave it out"
+            )
+        if self.prescribed_lipschitz is not None and self.weights != "lben":
+            raise ConfigError(
+                f"prescribed_lipschitz is a setting of lben weights, got weights {self.weights}"
             )
 
     @classmethod
@@ -168,6 +207,8 @@ _NOT_NEGATIVE: Final[_Range] = ("finite and >= 0", lambda v: 0 <= v < math.inf)
 _RANGES: Final[dict[str, _Range]] = {
     "hidden": _COUNT,
     "gamma": ("finite and < 1", lambda v: -math.inf < v < 1),
+    "m": _POSITIVE,
+    "prescribed_lipschitz": _POSITIVE,
     "input_gain": _POSITIVE,
     "eps": _NOT_NEGATIVE,
     "overshoot": _POSITIVE,

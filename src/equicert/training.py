@@ -18,19 +18,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equicert import weights
 from equicert.activations import parse_activation
+from equicert.bounds import Interval, Spectral
 from equicert.certification import certify
 from equicert.checkpoints import CONFIG, Checkpoint, RunRecord
+from equicert.contraction import Contraction
 from equicert.data import DataSet
 from equicert.errors import ConfigError, DataError, EquicertError, OutputError
 from equicert.losses import InclusionLoss, inclusion_loss
 from equicert.models import save_model
+from equicert.monotonicity import Monotone
 from equicert.network import ImplicitNetwork
 from equicert.policies import Raise, Tally, WarnAndCount
 from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines
 from equicert.schedules import TrainConfig
-from equicert.solvers import Anderson, Average, Picard
+from equicert.solvers import Anderson, Average, ForwardBackward, PeacemanRachford, Picard
 from equicert.stored import StoredNetwork
+from equicert.weights import LBEN, Contracting, Weight
 
 MODEL: Final = "model.safetensors"
 METRICS: Final = "metrics.jsonl"
@@ -38,7 +43,14 @@ CHECKPOINT: Final = "checkpoint.pt"
 
 # Settings are words outside and values inside.
 _DTYPES: Final = {"float32": torch.float32, "float64": torch.float64}
-_SOLVERS: Final = {"picard": Picard(), "average": Average(), "anderson": Anderson()}
+_SOLVERS: Final = {
+    "default": None,  # the network's
+    "picard": Picard(),
+    "average": Average(),
+    "anderson": Anderson(),
+    "peaceman_rachford": PeacemanRachford(),
+    "forward_backward": ForwardBackward(),
+}
 _SOLVES: Final = ("forward", "embedded", "joint", "adjoint")
 
 
@@ -170,7 +182,6 @@ class Trainer:
         steps = self._tally.mean_steps()
         after = _missed(self._policy)
         clean, certified = evaluate(stored, self.data, self.config)
-        eta = stored.contraction.eta
         line = {
             "epoch": epoch + 1,
             **means.values(),
@@ -180,8 +191,7 @@ class Trainer:
             "eps": last.eps,
             "kappa": last.kappa,
             "learning_rate": last.learning_rate,
-            "mu": stored.contraction.mu,
-            "eta_ratio": float(eta.max() / eta.min()),
+            **_proof(stored.well_posed),
             **{f"{what}_steps": steps.get(f"{what} solve") for what in _SOLVES},
             **{f"{what}_unconverged": after[what] - missed[what] for what in _SOLVES},
             "seconds": time.perf_counter() - began,
@@ -209,7 +219,8 @@ class Trainer:
             yield
         except EquicertError as error:
             with torch.no_grad():
-                made = self.network.weight().tensors().values()  # eta = exp(log_eta) may overflow
+                net = self.network
+                made = net.weight.given(net.U, net.C).tensors().values()  # exp may overflow
             if all(bool(t.isfinite().all()) for t in (*made, *self.network.parameters())):
                 raise
             rate = self._optimiser.param_groups[0]["lr"]
@@ -238,7 +249,8 @@ class Trainer:
         """What the model file says about its training. Nothing in it is ever believed."""
         config = self.config
         told = {"recipe": config.recipe, "seed": config.seed, "epochs": config.epochs}
-        told |= {"trained_eps": config.eps, "trained_kappa": config.kappa, "gamma": config.gamma}
+        told |= {"trained_eps": config.eps, "trained_kappa": config.kappa, "weights": config.weights}
+        told |= {"m": config.m} if config.monotone else {"gamma": config.gamma}
         told |= {"data": self.data.name, "data_digest": self.data.digest}
         return {key: str(value) for key, value in told.items()}
 
@@ -259,7 +271,8 @@ def evaluate(
         solution = network.solve(x)
         right = (solution.value @ network.C.mT + network.c).argmax(1) == labels
         return float((right & solution.converged).double().mean()), None
-    verdicts = certify(network, x, labels, config.eps, domain=data.domain)
+    method = Spectral() if config.monotone else Interval()
+    verdicts = certify(network, x, labels, config.eps, domain=data.domain, method=method)
     clean = sum(verdict.predicted == verdict.label for verdict in verdicts)
     certified = sum(verdict.status == "certified" for verdict in verdicts)
     return clean / count, certified / count
@@ -288,6 +301,22 @@ class _Means:
 _PARTS: Final = ("loss", "nominal_loss", "robust_loss")
 
 
+def _proof(proof: Contraction | Monotone) -> dict[str, float]:
+    """The numbers of the proof that the stored network is well-posed."""
+    if isinstance(proof, Contraction):
+        return {"mu": proof.mu, "eta_ratio": float(proof.eta.max() / proof.eta.min())}
+    return {"m": proof.m, "Lambda_ratio": float(proof.Lambda.max() / proof.Lambda.min())}
+
+
+def _weight(config: TrainConfig) -> Weight:
+    match config.weights:
+        case "monotone":
+            return weights.Monotone(config.hidden, config.m)
+        case "lben":
+            return LBEN(config.hidden, config.m, lipschitz=config.prescribed_lipschitz)
+    return Contracting(config.hidden, config.gamma)
+
+
 def _missed(policy: Raise | WarnAndCount) -> dict[str, int]:
     counts = policy.missed if isinstance(policy, WarnAndCount) else {}
     return {what: counts.get(f"{what} solve", 0) for what in _SOLVES}
@@ -305,7 +334,7 @@ def _initial_network(data: DataSet, config: TrainConfig, tally: Tally) -> Implic
                 config.hidden,
                 data.classes,
                 activation=parse_activation(config.activation),
-                gamma=config.gamma,
+                weight=_weight(config),
                 solver=_SOLVERS[config.solver],
                 tolerance=config.tolerance,
                 max_steps=config.max_steps,

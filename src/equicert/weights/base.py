@@ -23,6 +23,14 @@ class Weight(nn.Module, ABC):
     def forward(self) -> Operator:
         """The operator W (n, n), with gradients to the parameters."""
 
+    def given(
+        self,
+        U: Tensor,  # (n, r)  # noqa: ARG002 - for those that depend on them
+        C: Tensor,  # (q, n)  # noqa: ARG002
+    ) -> Operator:
+        """W for these maps of the network, on which a prescribed Lipschitz bound makes it depend."""
+        return self()
+
     @abstractmethod
     def eta(self) -> Tensor | None:  # (n,)
         """The weights of the norm in which W should contract, if the parametrisation has any."""
