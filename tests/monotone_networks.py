@@ -48,7 +48,9 @@ MONOTONE = {
         _network("near-singular m", [[0.99, -0.5], [0.5, 0.99]]),
         _network("strong rotation", [[0.0, -20.0], [20.0, 0.0]]),
         _network("monotone", monotone_weight(_A, _B, 1.0, np.ones(3))),
-        _network("lben", monotone_weight(_A, _B, 0.5, np.array([1.0, 4.0, 0.125])), [8, 32, 1]),
+        _network(
+            "lben", monotone_weight(_A / 2, _B / 4, 1.0, np.array([2.0, 4.0, 1.0])), [2, 4, 1]
+        ),
         _network("wide Lambda", monotone_weight(_A, _B, 0.5, _WIDE), [1.0, 10.0, 100.0]),
         _network("mu_2 above 1", [[0.0, 4.0], [-0.01, 0.0]], [1.0, 400.0]),
     )

@@ -23,7 +23,7 @@ FLOORS = {
     3: "implicit_diff materialised stored network",
     4: "queries bounds attacks",
     5: "data mnist vectors models losses runs schedules presets",
-    6: "training checkpoints certification radius evaluation inspection",
+    6: "training initialisation checkpoints certification radius evaluation inspection",
     7: "experiments report figures",
     8: "cli __main__",
 }

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import exact
-from equicert import definiteness
 from equicert.definiteness import deficit, norm_above
 from equicert.errors import EquicertError, NotContractingError, NotMonotoneError, RoundingError
 from equicert.monotonicity import Monotone, lambda_norm, lambda_norm_above, prove_monotone
@@ -25,9 +24,7 @@ GRID = [-2.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5]
 
 
 def prove(W: Array, hint: Array | None = None, m: float | None = None) -> Monotone:
-    return prove_monotone(
-        Dense(torch.tensor(W)), None if hint is None else torch.tensor(hint), m
-    )
+    return prove_monotone(Dense(torch.tensor(W)), None if hint is None else torch.tensor(hint), m)
 
 
 def attempt(W: Array, hint: Array | None = None) -> Monotone | None:
@@ -111,9 +108,9 @@ def test_entries_that_are_not_numbers_prove_nothing() -> None:
 
 
 def test_float32_weights_are_taken_exactly() -> None:
-    W = np.float32(MONOTONE["monotone"].W)
+    W = MONOTONE["monotone"].W.astype(np.float32)
     found = prove_monotone(Dense(torch.tensor(W)))
-    check(np.float64(W), found)
+    check(W.astype(np.float64), found)
 
 
 @given(monotone_networks())
@@ -144,7 +141,7 @@ def test_a_wrong_factor_is_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cholesky only proposes: with any other factor the deficit still is one."""
     B = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
     wrong = torch.eye(2), torch.zeros(())
-    monkeypatch.setattr(definiteness.torch.linalg, "cholesky_ex", lambda _: wrong)
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda _: wrong)
     assert deficit(B, torch.zeros(2, 2), torch.ones(2)) >= 0.9
 
 

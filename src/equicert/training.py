@@ -18,39 +18,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equicert import weights
-from equicert.activations import parse_activation
 from equicert.bounds import Interval, Spectral
 from equicert.certification import certify
 from equicert.checkpoints import CONFIG, Checkpoint, RunRecord
 from equicert.contraction import Contraction
 from equicert.data import DataSet
 from equicert.errors import ConfigError, DataError, EquicertError, OutputError
+from equicert.initialisation import DTYPES, initial_network
 from equicert.losses import InclusionLoss, inclusion_loss
 from equicert.models import save_model
 from equicert.monotonicity import Monotone
-from equicert.network import ImplicitNetwork
 from equicert.policies import Raise, Tally, WarnAndCount
 from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines
 from equicert.schedules import TrainConfig
-from equicert.solvers import Anderson, Average, ForwardBackward, PeacemanRachford, Picard
 from equicert.stored import StoredNetwork
-from equicert.weights import LBEN, Contracting, Weight
 
 MODEL: Final = "model.safetensors"
 METRICS: Final = "metrics.jsonl"
 CHECKPOINT: Final = "checkpoint.pt"
 
-# Settings are words outside and values inside.
-_DTYPES: Final = {"float32": torch.float32, "float64": torch.float64}
-_SOLVERS: Final = {
-    "default": None,  # the network's
-    "picard": Picard(),
-    "average": Average(),
-    "anderson": Anderson(),
-    "peaceman_rachford": PeacemanRachford(),
-    "forward_backward": ForwardBackward(),
-}
 _SOLVES: Final = ("forward", "embedded", "joint", "adjoint")
 
 
@@ -124,12 +110,12 @@ class Trainer:
         self._record = RunRecord(config, data, spec or data.name)
         self._resume, self._progress = resume, progress or Progress()
         self._out = None if out is None else Path(out)
-        device, dtype = _device(config.device), _DTYPES[config.dtype]
+        device, dtype = _device(config.device), DTYPES[config.dtype]
         self._x = torch.from_numpy(data.x_train).to(device, dtype)
         self._labels = torch.from_numpy(data.y_train).to(device)
         self._policy = WarnAndCount() if config.on_unconverged == "warn" else Raise()
         self._tally = Tally(self._policy)
-        self.network = _initial_network(data, config, self._tally).to(device, dtype)
+        self.network = initial_network(data, config, self._tally).to(device, dtype)
         self._optimiser = torch.optim.Adam(
             self.network.parameters(), lr=config.learning_rate, fused=True
         )
@@ -249,7 +235,11 @@ class Trainer:
         """What the model file says about its training. Nothing in it is ever believed."""
         config = self.config
         told = {"recipe": config.recipe, "seed": config.seed, "epochs": config.epochs}
-        told |= {"trained_eps": config.eps, "trained_kappa": config.kappa, "weights": config.weights}
+        told |= {
+            "trained_eps": config.eps,
+            "trained_kappa": config.kappa,
+            "weights": config.weights,
+        }
         told |= {"m": config.m} if config.monotone else {"gamma": config.gamma}
         told |= {"data": self.data.name, "data_digest": self.data.digest}
         return {key: str(value) for key, value in told.items()}
@@ -308,43 +298,9 @@ def _proof(proof: Contraction | Monotone) -> dict[str, float]:
     return {"m": proof.m, "Lambda_ratio": float(proof.Lambda.max() / proof.Lambda.min())}
 
 
-def _weight(config: TrainConfig) -> Weight:
-    match config.weights:
-        case "monotone":
-            return weights.Monotone(config.hidden, config.m)
-        case "lben":
-            return LBEN(config.hidden, config.m, lipschitz=config.prescribed_lipschitz)
-    return Contracting(config.hidden, config.gamma)
-
-
 def _missed(policy: Raise | WarnAndCount) -> dict[str, int]:
     counts = policy.missed if isinstance(policy, WarnAndCount) else {}
     return {what: counts.get(f"{what} solve", 0) for what in _SOLVES}
-
-
-def _initial_network(data: DataSet, config: TrainConfig, tally: Tally) -> ImplicitNetwork:
-    """The network of the seed, whatever the process drew before or uses by default."""
-    default = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(_DTYPES[config.dtype])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            network = ImplicitNetwork(
-                data.inputs,
-                config.hidden,
-                data.classes,
-                activation=parse_activation(config.activation),
-                weight=_weight(config),
-                solver=_SOLVERS[config.solver],
-                tolerance=config.tolerance,
-                max_steps=config.max_steps,
-                on_unconverged=tally,
-            )
-            with torch.no_grad():
-                network.U.mul_(config.input_gain)
-            return network
-    finally:
-        torch.set_default_dtype(default)
 
 
 def _device(name: str) -> torch.device:

@@ -25,10 +25,11 @@ class Weight(nn.Module, ABC):
 
     def given(
         self,
-        U: Tensor,  # (n, r)  # noqa: ARG002 - for those that depend on them
-        C: Tensor,  # (q, n)  # noqa: ARG002
+        U: Tensor,  # (n, r)
+        C: Tensor,  # (q, n)
     ) -> Operator:
-        """W for these maps of the network, on which a prescribed Lipschitz bound makes it depend."""
+        """W for these maps of the network, on which prescribed bounds make it depend."""
+        del U, C
         return self()
 
     @abstractmethod

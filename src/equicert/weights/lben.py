@@ -14,6 +14,7 @@ from equicert.operators import Dense, Operator
 from equicert.weights.base import Weight
 from equicert.weights.monotone import check_modulus
 
+
 @final
 class LBEN(Weight):
     """`W = (1 - m) I - Lambda^-1 (V^T V + S - S^T + P)`, V, S, Lambda = exp(log_Lambda) free.

@@ -19,7 +19,7 @@ from equicert.weights.base import Weight
 class Monotone(Weight):
     """`W = (1 - m) I - A^T A + B - B^T`, A and B free, m > 0 ([WK20], MON).
 
-    Then `sym(I - W) = m I + A^T A >= m I`, but for the rounding of W, which the proof on use covers.
+    Then `sym(I - W) = m I + A^T A >= m I`, but for the rounding of W: see `proof`.
 
     Args:
         states: n.
@@ -62,5 +62,3 @@ def check_modulus(states: int, m: float) -> None:
         raise ConfigError(f"m must be finite and positive, got {m!r}: fixed points need not exist")
     if states < 1:
         raise ConfigError(f"a network needs at least one hidden unit, got {states}")
-
-
