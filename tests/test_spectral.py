@@ -15,6 +15,7 @@ import exact
 from equicert.attacks import FGSM, PGD
 from equicert.bounds import Interval, Lipschitz, Spectral
 from equicert.bounds.ball import point_ball
+from equicert.bounds.lmi import lmi_bound
 from equicert.bounds.spectral import input_norm, spectral_bound
 from equicert.boxes import Box
 from equicert.certification import certify
@@ -115,6 +116,8 @@ def test_the_l2_bound_exceeds_sampled_quotients(net: Network) -> None:
         change = network.predict(x + step, 1e-10) - network.predict(x, 1e-10)
         quotient = torch.linalg.vector_norm(change, dim=1) / torch.linalg.vector_norm(step, dim=1)
         assert float(quotient.max()) <= bound * (1 + 1e-6) + 1e-6
+        assert float(quotient.max()) <= lmi_bound(network) * (1 + 1e-6) + 1e-6
+    assert lmi_bound(network) <= bound * 1.02
 
 
 @pytest.mark.parametrize("name", ["monotone", "rotation", "one state"])
@@ -126,6 +129,17 @@ def test_the_l2_bound_is_that_of_the_paper(name: str) -> None:
     assert input_norm(network) == pytest.approx(np.linalg.norm(net.U, 2), rel=1e-6)
 
 
+@settings(max_examples=20)
+@given(monotone_networks(activations=("identity",)))
+def test_the_matrix_inequality_bounds_the_gain_of_linear_networks(net: Network) -> None:
+    """Where phi is the identity the constant is known: `||C (I - W)^-1 U||_2`."""
+    network = stored(net)
+    gain = np.linalg.norm(net.C @ np.linalg.solve(np.eye(net.states) - net.W, net.U), 2)
+    assert gain <= lmi_bound(network) * (1 + 1e-9) + 1e-12
+    assert gain <= spectral_bound(network) * (1 + 1e-9) + 1e-12
+
+
+@settings(max_examples=20)
 @given(monotone_networks(activations=PIECEWISE_LINEAR), st.integers(0, 9))
 def test_the_ball_about_any_point_holds_the_state(net: Network, seed: int) -> None:
     network = stored(net)

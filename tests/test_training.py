@@ -158,7 +158,7 @@ BAD = [
     ("evaluate_samples", -1, "evaluate_samples must be"),
     ("recipe", "lipschitz", "recipe must be one of inclusion, got 'lipschitz'"),
     ("dtype", "float16", "dtype must be one of float32, float64, got 'float16'"),
-    ("solver", "newton", "solver must be one of picard, anderson, average"),
+    ("solver", "newton", "solver must be one of default, picard, anderson, average"),
     ("on_unconverged", "ignore", "on_unconverged must be one of raise, warn"),
     ("on_unconverged", ["warn"], "on_unconverged must be one of"),
     ("activation", 3, "activation must be a text"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from equicert.bounds.lipschitz import lipschitz_bound, lipschitz_bound_weighted
+from equicert.bounds.lmi import lmi_bound
 from equicert.bounds.spectral import spectral_bound
 from equicert.contraction import prove_contraction
 from equicert.errors import NotContractingError, NotConvergedError, NotMonotoneError
@@ -107,7 +108,8 @@ def _monotone(network: StoredNetwork) -> tuple[float | None, float | None, dict[
         return None, None, {}
     ratio = float(proof.Lambda.amax() / proof.Lambda.amin())
     name = "||C Lambda^(-1/2)||_2 ||Lambda^(1/2) U||_2 / m ([P21])"
-    return proof.m, ratio, {name: spectral_bound(network)}
+    bounds = {"linear matrix inequality ([R20])": lmi_bound(network), name: spectral_bound(network)}
+    return proof.m, ratio, bounds
 
 
 def _at_best_eta(network: StoredNetwork) -> Condition:
