@@ -189,8 +189,20 @@ def test_the_commands_train_certify_and_inspect(
     main([*train.split(), "--out", out])
     model = f"{out}/model.safetensors"
     assert load_model(model).Lambda is not None
-    main(["certify", model, *"--data digits --method spectral --eps 0.001 --limit 20".split()])
-    main(["attack", model, *"--data digits --attack fgsm --eps 0.001 --limit 20".split()])
+    main(
+        [
+            "certify",
+            model,
+            *["--data", "digits", "--method", "spectral", "--eps", "0.001", "--limit", "20"],
+        ]
+    )
+    main(
+        [
+            "attack",
+            model,
+            *["--data", "digits", "--attack", "fgsm", "--eps", "0.001", "--limit", "20"],
+        ]
+    )
     capsys.readouterr()
     main(["inspect", model])
     assert "monotone, proved: m" in capsys.readouterr().out

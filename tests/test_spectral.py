@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 import exact
 from equicert.attacks import FGSM, PGD
-from equicert.bounds import Interval, Lipschitz, Spectral
+from equicert.bounds import Interval, Lipschitz, Spectral, lmi
 from equicert.bounds.ball import point_ball
 from equicert.bounds.lmi import lmi_bound
 from equicert.bounds.spectral import input_norm, spectral_bound
@@ -137,6 +138,22 @@ def test_the_matrix_inequality_bounds_the_gain_of_linear_networks(net: Network) 
     gain = np.linalg.norm(net.C @ np.linalg.solve(np.eye(net.states) - net.W, net.U), 2)
     assert gain <= lmi_bound(network) * (1 + 1e-9) + 1e-12
     assert gain <= spectral_bound(network) * (1 + 1e-9) + 1e-12
+
+
+@pytest.mark.parametrize("share", [0.3, 0.95, 1.0])
+def test_a_proposed_bound_is_not_believed(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too small a proposal is refused, or paid for in full."""
+    propose = lmi._propose
+    for name in ("lben", "monotone", "rotation"):
+        net = dataclasses.replace(MONOTONE[name], activation="identity")
+        gain = np.linalg.norm(net.C @ np.linalg.solve(np.eye(net.states) - net.W, net.U), 2)
+
+        def low(*parts: Tensor, gain: float = float(gain)) -> tuple[float, float]:
+            s, g = propose(*parts)
+            return s, min(share * gain, g)
+
+        monkeypatch.setattr(lmi, "_propose", low)
+        assert lmi_bound(stored(net)) >= gain
 
 
 @settings(max_examples=20)
