@@ -8,6 +8,10 @@ import hypothesis
 import pytest
 import torch
 
+from equicert.data import load_data
+from equicert.models import load_model
+from equicert.stored import StoredNetwork
+
 torch.set_default_dtype(torch.float64)  # tables of cases are built at import, before any fixture
 torch.set_num_threads(1)  # tests are small; more threads wait for one another
 
@@ -31,9 +35,22 @@ def mnist_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def mnist_test(mnist_dir: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the test split of MNIST: points (10000, 784) and labels."""
+    data = load_data("mnist", mnist_dir.parent)
+    return torch.from_numpy(data.x_test), torch.from_numpy(data.y_test)
+
+
+@pytest.fixture(scope="session")
 def problems_dir() -> Path:
     """Return the folder with `networks/` and `vnncomp/`."""
     return _outside_folder("EQUICERT_PROBLEMS_DIR", ".")
+
+
+@pytest.fixture(scope="session")
+def foreign(problems_dir: Path) -> StoredNetwork:
+    """Return a monotone network that this project did not train."""
+    return load_model(problems_dir / "networks" / "mondeq_mnist_fc40.npz")
 
 
 def _outside_folder(variable: str, name: str) -> Path:

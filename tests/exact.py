@@ -94,6 +94,36 @@ def exact_abscissa_below_one(W: Any) -> bool:
     return best_eta(W) is not None
 
 
+# Monotonicity: sym(Lambda (I - W)) >= m Lambda.
+
+
+def is_semidefinite(A: Matrix) -> bool:
+    """Whether the symmetric A is >= 0, by elimination: a zero pivot needs a zero row."""
+    rows = [list(row) for row in A]
+    for k in range(len(rows)):
+        if rows[k][k] < 0 or (rows[k][k] == 0 and any(rows[k][k:])):
+            return False
+        for i in range(k + 1, len(rows)):
+            if rows[i][k]:
+                factor = rows[i][k] / rows[k][k]
+                rows[i] = [a - factor * p for a, p in zip(rows[i], rows[k], strict=True)]
+    return True
+
+
+def is_monotone(W: Any, Lambda: Any, m: Any) -> bool:
+    """Whether sym(Lambda (I - W)) >= m Lambda, Lambda > 0 diagonal."""
+    W, Lambda, m = to_fractions(W), to_fractions(Lambda), Fraction(m)
+    n = len(W)
+    shifted = [
+        [
+            (1 - m) * Lambda[i] * (i == j) - (Lambda[i] * W[i][j] + Lambda[j] * W[j][i]) / 2
+            for j in range(n)
+        ]
+        for i in range(n)
+    ]
+    return all(weight > 0 for weight in Lambda) and is_semidefinite(shifted)
+
+
 # Piecewise-linear activations.
 
 

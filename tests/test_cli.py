@@ -435,7 +435,7 @@ BAD_INPUT: dict[str, tuple[Callable[[], None], str, str]] = {
     "misspelt method": (
         _nothing,
         CERTIFY + " --method sign_split",
-        "['interval', 'lipschitz', 'sign-split'], got sign_split",
+        "'sign-split', 'spectral'], got sign_split",
     ),
     "limit 0": (_nothing, CERTIFY + " --limit 0", "limit must be at least 1"),
     "batch size 0": (_nothing, CERTIFY + " --batch-size 0", "batch_size must be at least 1"),
@@ -463,7 +463,7 @@ BAD_INPUT: dict[str, tuple[Callable[[], None], str, str]] = {
     "unknown weights": (
         _nothing,
         "train --data data.npz --out v --weights rowsum",
-        "['contracting', 'row-sum', 'feed-forward'], got rowsum",
+        "'lben'], got rowsum",
     ),
     "no layers": (_nothing, "train --data data.npz --out v --weights feed-forward", "need layers"),
     "layers of other weights": (

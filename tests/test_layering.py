@@ -17,13 +17,13 @@ PACKAGE = "equicert"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 FLOORS = {
-    0: "kernels errors norms activations scalar_roots boxes rounding",
+    0: "kernels errors arrays norms activations scalar_roots boxes rounding definiteness",
     1: "operators",
-    2: "enclosures contraction weights solution policies problems solvers",
+    2: "enclosures contraction monotonicity weights solution policies problems solvers",
     3: "implicit_diff materialised stored network sequential",
     4: "queries bounds attacks lipschitz",
     5: "data mnist vectors models losses recipes runs schedules presets",
-    6: "training initial_weight checkpoints certification radius evaluation inspection",
+    6: "training initialisation checkpoints certification radius evaluation inspection",
     7: "experiments report figures",
     8: "cli __main__",
 }

@@ -30,7 +30,7 @@ from equicert.errors import (
     OutputError,
     RowSumError,
 )
-from equicert.initial_weight import initial_weight
+from equicert.initialisation import initial_weight
 from equicert.lipschitz import Derived
 from equicert.models import load_model, model_metadata, save_model
 from equicert.policies import ConvergenceWarning
@@ -182,12 +182,16 @@ BAD = [
     ("lipschitz_bound", "row", "lipschitz_bound must be one of weighted, row-sum, derived, got"),
     ("lipschitz_bound", "derived", "not to 'inclusion'; leave it out"),
     ("dtype", "float16", "dtype must be one of float32, float64, got 'float16'"),
-    ("solver", "newton", "solver must be one of picard, anderson, average"),
+    ("solver", "newton", "solver must be one of default, picard, anderson, average"),
     ("on_unconverged", "ignore", "on_unconverged must be one of raise, warn"),
     ("on_unconverged", ["warn"], "on_unconverged must be one of"),
     ("activation", 3, "activation must be a text"),
     ("device", None, "device must be a text"),
-    ("weights", "free", "weights must be one of contracting, row-sum, feed-forward, got 'free'"),
+    (
+        "weights",
+        "free",
+        "weights must be one of contracting, row-sum, feed-forward, monotone, lben, got 'free'",
+    ),
     ("weights", "feed-forward", "feed-forward weights need layers, such as 100,75,50"),
     ("layers", "100,75", "layers belongs to weights 'feed-forward', not to 'contracting'"),
     ("layers", 100, "layers must be a text, got 100"),

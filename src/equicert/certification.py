@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from equicert.bounds import Interval, Method
+from equicert.bounds.ball import point_ball, state_box
 from equicert.bounds.base import answer_from_state
 from equicert.bounds.state_box import prove_state_box
 from equicert.boxes import Bound, Box, Domain, Surroundings
@@ -23,6 +24,7 @@ from equicert.errors import (
     InputError,
     NotContractingError,
     NotConvergedError,
+    NotMonotoneError,
     RoundingError,
     RowSumError,
 )
@@ -34,9 +36,9 @@ STATUSES = ("certified", "misclassified", "unknown")
 # What keeps a method from deciding anything at all, in the words of a verdict.
 _UNDECIDED: dict[type[EquicertError], str] = {
     NotContractingError: "not contracting",
+    NotMonotoneError: "not monotone",
     RowSumError: "row sums",
     NotConvergedError: "rounding",  # no Lipschitz bound passed its rounded test
-    RoundingError: "rounding",
 }
 _POINT_TOLERANCE = 1e-7  # of z*(x); what it leaves of a proof is accounted for
 
@@ -53,7 +55,7 @@ class Verdict:
         margin: rigorous lower bound on the least margin over the box; minus infinity if none.
         method: the method's name.
         reason: why it is unknown ("margin", "unconverged", "rounding", "not contracting", "not
-            well-posed", "row sums"); else "".
+            monotone", "not well-posed", "row sums"); else "".
     """
 
     status: str
@@ -115,13 +117,14 @@ def certify(
         eps: radius in the sup-norm, in the units of x: a number, (r,) or (batch, 1).
         domain: two numbers or two (r,) vectors to intersect the box with, or None.
         method: `Interval()` (certificate (14) of [J22], default), `Lipschitz()` (13) in its derived
-            form, `LipschitzRadius(bound)` (13) as printed, or `SignSplit()` ([WeiK22]).
+            form, `LipschitzRadius(bound)` (13) as printed, `SignSplit()` ([WeiK22]), or
+            `Spectral()` for monotone networks ([P21]).
         batch_size: samples at a time; changes no verdict to a false one.
 
     Raises:
         InputError: eps negative or NaN, a point outside the domain, a label out of range, x of the
-            wrong width. A stored network that is not proved contracting is no error here: every
-            verdict is then `unknown`, reason "not contracting".
+            wrong width. A stored network without the proof that the method needs is no error here:
+            every verdict is then `unknown`, reason "not contracting" or "not monotone".
         NotContractingError: a module whose present weights are not proved contracting.
     """
     stored = as_stored(network)
@@ -153,19 +156,28 @@ def certify_boxes(
 def _verdicts(
     network: StoredNetwork, x: Tensor, labels: Tensor, box: Box, method: Method
 ) -> list[Verdict]:
+    query = Query.of_margins(box, labels, network.outputs, x)
+    held, margin = torch.zeros_like(labels, dtype=torch.bool), x.new_full((len(x),), -torch.inf)
+    predicted, wrong = torch.full_like(labels, -1), held
     try:
-        query = Query.of_margins(box, labels, network.outputs, x)
-        answer = method.answer(network, query)
-        predicted, wrong = _at_the_points(network, x, labels, answer)
-    except tuple(_UNDECIDED) as error:
-        reason = next(why for kind, why in _UNDECIDED.items() if isinstance(error, kind))
-        lost = float("-inf")
-        return [Verdict("unknown", int(y), -1, lost, method.name, reason) for y in labels]
-    columns = (answer.holds, wrong, labels, predicted, answer.margin)
+        point = None
+        try:
+            answer = method.answer(network, query)
+            held, margin, reasons = answer.holds, answer.margin, answer.reasons
+            point = answer.point
+        except tuple(_UNDECIDED) as error:
+            why = next(why for kind, why in _UNDECIDED.items() if isinstance(error, kind))
+            reasons = (why,) * len(x)
+        predicted, wrong = _at_the_points(network, x, labels, held, point)
+    except NotContractingError:  # nor is it monotone: no prediction is known to be one
+        reasons = (_UNDECIDED[NotContractingError],) * len(x)
+    except RoundingError:
+        reasons = ("rounding",) * len(x)
+    columns = (held, wrong, labels, predicted, margin)
     return [
-        _verdict(held, lost, label, found, margin, why, method.name)
-        for held, lost, label, found, margin, why in zip(
-            *(column.tolist() for column in columns), answer.reasons, strict=True
+        _verdict(sure, lost, label, found, least, why, method.name)
+        for sure, lost, label, found, least, why in zip(
+            *(column.tolist() for column in columns), reasons, strict=True
         )
     ]
 
@@ -174,18 +186,17 @@ def _at_the_points(
     network: StoredNetwork,
     x: Tensor,  # (batch, r)
     labels: Tensor,  # (batch,)
-    answer: Answer,
+    held: Tensor,  # (batch,) bool, where the label is proved over the box
+    point: StateBox | None,  # about z*(x), if the method made one
 ) -> tuple[Tensor, Tensor]:  # (batch,) int64, (batch,) bool
     """The predictions at x, -1 where unknown, and where they are proved to differ from the label.
 
     Nothing is computed where the label is proved over the box: it holds at x, too.
     """
-    predicted, wrong = labels.clone(), torch.zeros_like(answer.holds)
-    rows = (~answer.holds).nonzero()[:, 0]
+    predicted, wrong = labels.clone(), torch.zeros_like(held)
+    rows = (~held).nonzero()[:, 0]
     if len(rows):
-        z, known, prove = _states(
-            network, x[rows], None if answer.point is None else answer.point[rows]
-        )
+        z, known, prove = _states(network, x[rows], None if point is None else point[rows])
         y = torch.addmm(network.c, z, network.C.mT)
         known &= y.isfinite().all(1)
         predicted[rows] = torch.where(known, y.argmax(1), -1)
@@ -208,7 +219,9 @@ def _states(
     def prove(rows: Tensor) -> StateBox:
         z, own = solution.value[rows], x[rows]
         done, bound = solution.converged[rows], solution.bound[rows]
-        return prove_state_box(network, network.drive_bounds(own, own), z, z, done, bound)
+        if isinstance(network.well_posed, Contraction):
+            return prove_state_box(network, network.drive_bounds(own, own), z, z, done, bound)
+        return state_box(network, point_ball(network, own, z), torch.zeros_like(bound), done)
 
     return solution.value, solution.converged.clone(), prove
 

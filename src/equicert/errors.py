@@ -42,7 +42,7 @@ class NotContractingError(EquicertError):
     """No positive eta with mu_{inf,[eta]^-1}(W) < 1 exists or could be proved."""
 
     def __init__(self, mu: float, row: int, detail: str = "") -> None:
-        self.mu, self.row = mu, row
+        self.mu, self.row, self.detail = mu, row, detail
         super().__init__(
             f"the network is not proved contracting: mu(W) = {mu:.6g} >= 1 at row {row} at the best"
             f" eta found{detail}; lower gamma, or train with the contracting parametrisation"
@@ -57,6 +57,17 @@ class RowSumError(EquicertError):
         super().__init__(
             f"the bound of [EG21] needs ||W||_inf < 1, and row {row} of W sums to {norm:.6g}; use"
             " the derived or the weighted bound"
+        )
+
+
+class NotMonotoneError(EquicertError):
+    """No diagonal Lambda > 0 with sym(Lambda (I - W)) > 0 was proved: 1 and the hint were tried."""
+
+    def __init__(self, mu: float) -> None:
+        self.mu = mu
+        super().__init__(
+            f"the network is not proved monotone: mu_2(W) = {mu:.6g} >= 1 at the best Lambda known;"
+            " train with the monotone parametrisation, or store the Lambda that serves"
         )
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from equicert.bounds.lmi import lmi_bound
+from equicert.bounds.spectral import spectral_bound
 from equicert.contraction import prove_contraction
-from equicert.errors import NotContractingError, NotConvergedError, RowSumError
+from equicert.errors import (
+    NotContractingError,
+    NotConvergedError,
+    NotMonotoneError,
+    RowSumError,
+)
 from equicert.lipschitz import Derived, RowSum, Weighted
 from equicert.norms import (
     majorant_abscissa,
@@ -17,6 +24,7 @@ from equicert.norms import (
     spectral_measure,
     spectral_radius_of_absolute,
 )
+from equicert.rounding import up
 from equicert.stored import StoredNetwork
 
 
@@ -47,6 +55,9 @@ class Inspection:
         conditions: of Thm 5.1 at the stored and at the best eta, of [EG21] and of [WK20].
         eta_ratio: eta_max / eta_min of the eta that the proof uses, None without a proof.
         lipschitz: upper bounds on the sup-norm Lipschitz constant, by name; empty without a proof.
+        modulus: m of the proof that the network is monotone, None without one.
+        Lambda_ratio: Lambda_max / Lambda_min of that proof; 1 is [WK20]'s condition.
+        lipschitz_l2: upper bounds on the l2 Lipschitz constant, by name; empty without that proof.
     """
 
     shapes: tuple[int, int, int]
@@ -55,6 +66,9 @@ class Inspection:
     conditions: tuple[Condition, ...]
     eta_ratio: float | None
     lipschitz: dict[str, float]
+    modulus: float | None = None
+    Lambda_ratio: float | None = None
+    lipschitz_l2: dict[str, float] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -69,7 +83,7 @@ def inspect_network(network: StoredNetwork) -> Inspection:
         Condition("spectral abscissa of the majorant", majorant_abscissa(W), False),
         Condition("lambda_pf(|W|)", spectral_radius_of_absolute(W), False),
         Condition("||W||_inf", float(network.W.absolute_row_sums().amax()), False),
-        Condition("mu_2(W)", float(spectral_measure(W)), False),
+        _spectral(network),
     ]
     ratio, bounds = _lipschitz(network)
     return Inspection(
@@ -79,7 +93,28 @@ def inspect_network(network: StoredNetwork) -> Inspection:
         tuple(conditions),
         ratio,
         bounds,
+        *_monotone(network),
     )
+
+
+def _spectral(network: StoredNetwork) -> Condition:
+    """mu_2(W): bounded by the proof where that is one with Lambda = 1, else floating point."""
+    with suppress(NotMonotoneError):
+        if network.monotone.plain:
+            value = network.b.new_tensor(network.monotone.m)
+            return Condition("mu_2(W)", float(up(1 - value)), True)
+    return Condition("mu_2(W)", float(spectral_measure(network.W.dense())), False)
+
+
+def _monotone(network: StoredNetwork) -> tuple[float | None, float | None, dict[str, float]]:
+    try:
+        proof = network.monotone
+    except NotMonotoneError:
+        return None, None, {}
+    ratio = float(proof.Lambda.amax() / proof.Lambda.amin())
+    name = "||C Lambda^(-1/2)||_2 ||Lambda^(1/2) U||_2 / m ([P21])"
+    bounds = {"linear matrix inequality ([R20])": lmi_bound(network), name: spectral_bound(network)}
+    return proof.m, ratio, bounds
 
 
 def _at_best_eta(network: StoredNetwork) -> Condition:

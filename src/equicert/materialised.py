@@ -8,15 +8,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from equicert.contraction import Contraction
+from equicert.contraction import Contraction, prove_contraction
+from equicert.monotonicity import Monotone, prove_monotone
 from equicert.operators import Operator
-from equicert.problems import Drive, Sweep, drive_error
+from equicert.problems import Drive, Splitting, Sweep, drive_error
 from equicert.problems.sweep import centres_and_widths
 
 
 @dataclass(frozen=True)
 class Materialised:
-    """The operators of one moment, with gradients to the parameters, and their proved contraction.
+    """The operators of one moment, with gradients to the parameters, and their proof.
 
     Made once per training step and shared by the forward and the embedded solve.
     """
@@ -24,9 +25,28 @@ class Materialised:
     W: Operator
     U: Operator
     b: Tensor
-    contraction: Contraction
+    proof: Contraction | Monotone
     hint: Tensor | None = None  # (n,) the eta of the parametrisation, with gradients to it
     beta: float = 1.0  # bound on the slope of phi
+
+    @cached_property
+    def contraction(self) -> Contraction:
+        """The proof that mu(W) < 1, which a monotone network may have besides its own.
+
+        Raises:
+            NotContractingError: it has none.
+        """
+        return self.proof if isinstance(self.proof, Contraction) else prove_contraction(self.W)
+
+    @cached_property
+    def splitting(self) -> Splitting:
+        """W for the splitting methods, without history.
+
+        Raises:
+            NotMonotoneError: it is not proved monotone.
+        """
+        W = self.W.detach()
+        return Splitting(W, self.proof if isinstance(self.proof, Monotone) else prove_monotone(W))
 
     @cached_property
     def eta(self) -> Tensor:  # (n,)

@@ -28,6 +28,7 @@ from equicert.stored import StoredNetwork
 _FORMAT = "equicert-1"
 _STRUCTURE = "dense"
 _TENSORS = ("W", "U", "b", "C", "c")
+_HINTS = ("eta", "Lambda")  # of the proofs of well-posedness: optional, and never believed
 _OWN_METADATA = ("format", "structure", "activation", "digest")
 
 # What numpy, zipfile, zlib and safetensors raise on damaged, encrypted or pickled contents and on
@@ -41,7 +42,7 @@ def save_model(
     network: StoredNetwork,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write W, U, b, C, c and eta, if there is one, with metadata, to a safetensors file.
+    """Write W, U, b, C, c, the hints eta and Lambda, and metadata, to a safetensors file.
 
     A tensor whose every entry is a float32 is stored as float32, which is exact. The same network
     and metadata give the same bytes. The file appears whole or not at all.
@@ -66,8 +67,8 @@ def save_model(
             )
     tensors = {"W": network.W.dense(), "U": network.U.dense()}
     tensors |= {"b": network.b, "C": network.C, "c": network.c}
-    if network.eta is not None:
-        tensors["eta"] = network.eta
+    hints = {"eta": network.eta, "Lambda": network.Lambda}
+    tensors |= {name: hint for name, hint in hints.items() if hint is not None}
     text = {
         **_checked(metadata or {}),
         "format": _FORMAT,
@@ -87,7 +88,7 @@ def load_model(path: str | Path, activation: str | None = None) -> StoredNetwork
 
     Args:
         path: a .safetensors file that `save_model` wrote, or an .npz file with `W, U, b, C, c`,
-            float32 or float64, and perhaps `eta` and `activation`.
+            float32 or float64, and perhaps `eta`, `Lambda` and `activation`.
         activation: needed where an npz file does not name it; must not contradict the file.
 
     Raises:
@@ -101,8 +102,11 @@ def load_model(path: str | Path, activation: str | None = None) -> StoredNetwork
         network = StoredNetwork.from_arrays(**contents.arrays, activation=phi)
     except ModelError as error:
         raise ModelError(f"{path}: {error}; correct the file") from error
-    if network.eta is not None and not bool(network.eta.isfinite().all()):
-        raise ModelError(f"{path}: eta has a NaN or infinite entry; correct it or leave eta out")
+    for name, hint in (("eta", network.eta), ("Lambda", network.Lambda)):
+        if hint is not None and not bool(hint.isfinite().all()):
+            raise ModelError(
+                f"{path}: {name} has a NaN or infinite entry; correct it or leave {name} out"
+            )
     digest = contents.metadata.get("digest")
     if digest not in (None, network.digest):
         raise ModelError(
@@ -161,7 +165,7 @@ def _read_safetensors(path: Path) -> _Contents:
         metadata = file.metadata() or {}
         _check_metadata(path, metadata)
         keys = list(file.keys())
-        _check_keys(path, keys, (*_TENSORS, "eta"))
+        _check_keys(path, keys, (*_TENSORS, *_HINTS))
         for key in keys:
             kind = file.get_slice(key).get_dtype()
             _require_float(path, key, kind in ("F32", "F64"), kind)
@@ -170,7 +174,7 @@ def _read_safetensors(path: Path) -> _Contents:
 
 def _read_npz(path: Path) -> _Contents:
     with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as archive:
-        _check_keys(path, archive.files, (*_TENSORS, "eta", "activation"))
+        _check_keys(path, archive.files, (*_TENSORS, *_HINTS, "activation"))
         arrays = {key: np.asarray(archive[key]) for key in archive.files}
     text = arrays.pop("activation", None)
     if text is not None and not (text.dtype.kind == "U" and text.size == 1):

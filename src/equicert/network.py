@@ -12,15 +12,16 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from equicert import kernels
 from equicert.activations import Activation, ReLU
-from equicert.contraction import prove_contraction
+from equicert.contraction import Contraction
 from equicert.errors import InputError
 from equicert.implicit_diff import attach
 from equicert.materialised import Materialised
+from equicert.monotonicity import Monotone
 from equicert.operators import Dense
 from equicert.policies import Policy, Raise
-from equicert.problems import AdjointProblem, Drive, PrimalProblem, Problem
+from equicert.problems import AdjointProblem, Drive, MonotoneProblem, PrimalProblem, Problem
 from equicert.solution import Solution
-from equicert.solvers import Anderson, Picard, Solver, advice, solve
+from equicert.solvers import Anderson, PeacemanRachford, Picard, Solver, advice, solve
 from equicert.stored import StoredNetwork
 from equicert.weights import Confined, Contracting, Free, Weight
 
@@ -41,14 +42,16 @@ class ImplicitNetwork(nn.Module):
         weight: the parametrisation of W; default `Contracting(hidden, gamma)`. Where it says which
             states x drives and y is read from, the rest of U and C stays 0.
         input_gain: U begins uniform on `+-input_gain/sqrt(inputs)`; 1 is what torch.nn.Linear does.
-        solver: how fixed points are computed, forward and adjoint.
+        solver: how fixed points are computed, forward and adjoint; default Picard(), or
+            PeacemanRachford() for a weight that is monotone.
         tolerance: sup-norm error radius at which each sample stops; of an adjoint solve, relative
             to the sample's largest cotangent.
         max_steps: limit of steps a solve.
         on_unconverged: policy for solves that miss the tolerance.
 
     Raises:
-        NotContractingError: on use, when mu(W) < 1 cannot be proved for the present W.
+        NotContractingError, NotMonotoneError: on use, when what the weight promises cannot be
+            proved for the present W.
         NotConvergedError: on use, by the policy `Raise`.
     """
 
@@ -71,10 +74,10 @@ class ImplicitNetwork(nn.Module):
         if min(inputs, hidden, outputs) < 1:
             raise InputError(f"sizes must be at least 1, got {inputs}, {hidden}, {outputs}")
         self.activation = activation or ReLU()
-        self.solver = solver or Picard()
+        self.weight = weight if weight is not None else Contracting(hidden, gamma)
+        self.solver = solver or (PeacemanRachford() if self.weight.monotone else Picard())
         self.tolerance, self.max_steps = tolerance, max_steps
         self.policy = on_unconverged or Raise()
-        self.weight = weight if weight is not None else Contracting(hidden, gamma)
         driven, read = self.weight.driven, self.weight.read
         for mask in (driven, read):
             self._check_states(hidden if mask is None else len(mask), hidden)
@@ -105,16 +108,15 @@ class ImplicitNetwork(nn.Module):
         return torch.addmm(self.c, z, self.C.mT)
 
     def materialise(self) -> Materialised:
-        """W, U, b as they are now, with mu(W) < 1 proved again for this very W.
+        """W, U, b as they are now, with the weight's kind of proof made again for this very W.
 
         Raises:
-            NotContractingError: it cannot be proved.
+            NotContractingError, NotMonotoneError: it cannot be proved.
         """
-        W = self.weight()
+        W = self.weight.given(self.U, self.C)
         self._check_states(W.shape[0], len(self.b))
-        eta = self.weight.eta()
-        contraction = prove_contraction(W, eta)
-        return Materialised(W, Dense(self.U), self.b, contraction, eta, self.activation.beta)
+        eta, beta = self.weight.eta(), self.activation.beta
+        return Materialised(W, Dense(self.U), self.b, self.weight.proof(W), eta, beta)
 
     def state(
         self,
@@ -174,7 +176,7 @@ class ImplicitNetwork(nn.Module):
     ) -> PrimalProblem:
         """The equation of z for each row of x, without gradient history."""
         self._check(x, rows=True)
-        return self._problem(Drive(at.U.affine(x, at.b)), lambda: at.input_error(x), at)
+        return self._contracting(Drive(at.U.affine(x, at.b)), lambda: at.input_error(x), at)
 
     @torch.no_grad()
     def solve(
@@ -182,9 +184,10 @@ class ImplicitNetwork(nn.Module):
         x: Tensor,  # (batch, r)
     ) -> Solution:
         """The fixed points with residual, error radius and steps; never raises if unconverged."""
-        return solve(
-            self.state_problem(x, self.materialise()), self.solver, self.tolerance, self.max_steps
-        )
+        self._check(x, rows=True)
+        at = self.materialise()
+        problem = self._problem(Drive(at.U.affine(x, at.b)), lambda: at.input_error(x), at)
+        return solve(problem, self.solver, self.tolerance, self.max_steps)
 
     @torch.no_grad()
     def store(self) -> StoredNetwork:
@@ -196,7 +199,8 @@ class ImplicitNetwork(nn.Module):
             at.U.detach().to("cpu", double).map(torch.clone),
             *(p.detach().to("cpu", double).clone() for p in (self.b, self.C, self.c)),
             activation=self.activation,
-            eta=at.contraction.eta.to("cpu"),
+            eta=at.proof.eta.to("cpu") if isinstance(at.proof, Contraction) else None,
+            Lambda=at.proof.Lambda.to("cpu") if isinstance(at.proof, Monotone) else None,
         )
 
     @classmethod
@@ -210,14 +214,15 @@ class ImplicitNetwork(nn.Module):
         on_unconverged: Policy | None = None,
     ) -> ImplicitNetwork:
         """A float64 module with W free, exactly the stored weights: for attacks and fine-tuning."""
-        W = stored.W.dense()
+        W, proof = stored.W.dense(), stored.well_posed
+        contracts = isinstance(proof, Contraction)
         network = cls(
             stored.inputs,
             stored.states,
             stored.outputs,
             activation=stored.activation,
-            weight=Free(W, stored.contraction.eta),
-            solver=solver or Anderson(),
+            weight=Free(W, proof.eta) if contracts else Free(W, Lambda=proof.Lambda),
+            solver=solver or (Anderson() if contracts else PeacemanRachford()),
             tolerance=tolerance,
             max_steps=max_steps,
             on_unconverged=on_unconverged,
@@ -230,6 +235,15 @@ class ImplicitNetwork(nn.Module):
         return network
 
     def _problem(
+        self, drive: Drive, u_error: Callable[[], Tensor], at: Materialised
+    ) -> PrimalProblem | MonotoneProblem:
+        """In the form that the solver needs; a splitting method has none for pairs of bounds."""
+        if self.solver.splits and drive.radius is None:
+            centre = drive.centre.detach()
+            return MonotoneProblem(at.splitting, centre, u_error, self.activation)
+        return self._contracting(drive, u_error, at)
+
+    def _contracting(
         self, drive: Drive, u_error: Callable[[], Tensor], at: Materialised
     ) -> PrimalProblem:
         radius = None if drive.radius is None else drive.radius.detach()
@@ -256,7 +270,7 @@ class ImplicitNetwork(nn.Module):
         self,
         g: Tensor,  # (batch, m) cotangent of z
         slope: Tensor,  # (batch, m)
-        problem: PrimalProblem,
+        problem: PrimalProblem | MonotoneProblem,
     ) -> Tensor:  # (batch, m), that of the preactivation
         """See `implicit_diff`; by the same solver as the forward.
 
@@ -264,6 +278,8 @@ class ImplicitNetwork(nn.Module):
         to each row's largest entry. A NaN stays one, and no solve with it converges.
         """
         unit, size = _unit_rows(g)
+        if isinstance(problem, MonotoneProblem):
+            return self._solve("adjoint", problem.adjoint(unit, slope)).value.mul(size)
         system = AdjointProblem(
             problem.sweep.transposed, problem.diagonal, unit, slope, problem.contraction
         )
@@ -271,10 +287,12 @@ class ImplicitNetwork(nn.Module):
 
     @torch.no_grad()
     def _solve(self, what: str, problem: Problem) -> Solution:
-        solution = solve(problem, self.solver, self.tolerance, self.max_steps)
+        fits = self.solver.splits == isinstance(problem, MonotoneProblem)
+        solver = self.solver if fits else Picard()
+        solution = solve(problem, solver, self.tolerance, self.max_steps)
         hint = ""
         if not bool(solution.converged.all()):
-            hint = advice(problem, self.solver, solution, self.tolerance)
+            hint = advice(problem, solver, solution, self.tolerance)
         self.policy.observe(f"{what} solve", solution, hint)
         return solution
 

@@ -19,6 +19,9 @@ _PUBLISHED_EPOCHS: Final = 40
 _PUBLISHED_MILESTONES: Final = {"ramp_start": 10, "ramp_end": 20, "late_epoch": 30}
 
 
+_SPLITTING: Final = ("peaceman_rachford", "forward_backward")
+
+
 @dataclass(frozen=True)
 class Setting:
     """What one training step uses."""
@@ -41,12 +44,16 @@ class TrainConfig:
         recipe: the loss: "inclusion" is (11) of [J22], "lipschitz" is (8).
         weights: the parametrisation of W: "contracting" is (12) of [J22], "row-sum" keeps
             ||W||_inf below a bound [EG21], "feed-forward" is a plain network with the layers named
-            by `layers`, on which inclusion training is that of [G18].
+            by `layers`, on which inclusion training is that of [G18]; "monotone" ([WK20]) and
+            "lben" ([R20]), for comparison, train by the nominal loss, kappa = 0, and are certified
+            by their l2 bound.
         hidden: number n of hidden units; of feed-forward weights, `layers` says it.
         layers: widths of the hidden layers of feed-forward weights, for example "100,75,50".
         activation: phi, for example "relu" or "leaky_relu(0.1)".
         gamma: of contracting weights: bound on mu(W), below 1; at most 0 makes all solves fast.
         row_sum_bound: of row-sum weights: bound on the absolute row sums of W, in (0, 1).
+        m: of monotone and lben weights: their modulus, positive; larger makes solves faster.
+        prescribed_lipschitz: of lben weights: a bound on the l2 Lipschitz constant to keep to.
         input_gain: U begins uniform on +-input_gain/sqrt(inputs); 1 is what torch.nn.Linear does,
             and less keeps the images of boxes narrow.
         eps: radius of the boxes in the sup-norm, in the units of the data: what is certified.
@@ -70,8 +77,10 @@ class TrainConfig:
         device: "cpu", "cuda", "cuda:1", ...
         threads: CPU threads; default as many as torch uses. Recorded, and kept on resuming:
             results are bit-identical only for one number of threads.
-        solver: "picard" (on the eliminated form), "anderson" (the same, accelerated where it is
-            slow: gamma near 1), or "average" (that of [J22], the reference).
+        solver: of contracting weights "picard" (on the eliminated form), "anderson" (the same,
+            accelerated where it is slow: gamma near 1), or "average" (that of [J22], the
+            reference); of monotone and lben weights "peaceman_rachford" or "forward_backward".
+            "default" is the first of each.
         tolerance: error radius in the sup-norm of z at which each solve stops.
         max_steps: limit of steps a solve.
         on_unconverged: "raise", or "warn" to warn once, count, and go on with what was reached.
@@ -84,12 +93,14 @@ class TrainConfig:
     """
 
     recipe: Literal["inclusion", "lipschitz"] = "inclusion"
-    weights: Literal["contracting", "row-sum", "feed-forward"] = "contracting"
+    weights: Literal["contracting", "row-sum", "feed-forward", "monotone", "lben"] = "contracting"
     hidden: int = 100
     layers: str | None = None
     activation: str = "relu"
     gamma: float = 0.0
     row_sum_bound: float = 0.95
+    m: float = 1.0
+    prescribed_lipschitz: float | None = None
     input_gain: float = 0.3
     eps: float = 0.1
     overshoot: float = 1.0
@@ -109,7 +120,9 @@ class TrainConfig:
     dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
     threads: int | None = None
-    solver: Literal["picard", "anderson", "average"] = "picard"
+    solver: Literal[
+        "default", "picard", "anderson", "average", "peaceman_rachford", "forward_backward"
+    ] = "default"
     tolerance: float = 1e-4
     max_steps: int = 2000
     on_unconverged: Literal["raise", "warn"] = "raise"
@@ -130,6 +143,26 @@ class TrainConfig:
             raise ConfigError(
                 f"ramp_start must not exceed ramp_end, which is {end:g} of {self.epochs} epochs,"
                 f" got {start:g}"
+            )
+
+        self._check_monotone()
+
+    @property
+    def monotone(self) -> bool:
+        """Whether the weights are proved monotone, not contracting."""
+        return self.weights in ("monotone", "lben")
+
+    def _check_monotone(self) -> None:
+        """Refuse a loss or a solver that these weights cannot have."""
+        if self.monotone and (self.recipe != "inclusion" or self.kappa != 0):
+            raise ConfigError(
+                f"{self.weights} weights train by the nominal loss, for the losses of [J22] need a"
+                f" contracting network: set recipe to inclusion and kappa to 0, got {self.recipe}"
+                f" and {self.kappa:g}"
+            )
+        if self.solver != "default" and (self.solver in _SPLITTING) != self.monotone:
+            raise ConfigError(
+                f"the solver {self.solver} does not solve {self.weights} weights; leave it out"
             )
 
     def _refuse_settings_of_others(self) -> None:
@@ -227,6 +260,8 @@ _OWN_SETTINGS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "contracting": ("hidden", "gamma"),
         "row-sum": ("hidden", "row_sum_bound"),
         "feed-forward": ("layers",),
+        "monotone": ("hidden", "m"),
+        "lben": ("hidden", "m", "prescribed_lipschitz"),
     },
 }
 
@@ -239,6 +274,8 @@ _RANGES: Final[dict[str, _Range]] = {
     "hidden": _COUNT,
     "gamma": ("finite and < 1", lambda v: -math.inf < v < 1),
     "row_sum_bound": ("in (0, 1)", lambda v: 0 < v < 1),
+    "m": _POSITIVE,
+    "prescribed_lipschitz": _POSITIVE,
     "input_gain": _POSITIVE,
     "eps": _NOT_NEGATIVE,
     "overshoot": _POSITIVE,

@@ -13,15 +13,25 @@ import torch
 from torch import Tensor
 
 from equicert.activations import Activation, parse_activation
+from equicert.arrays import exact
 from equicert.boxes import all_finite
 from equicert.contraction import Contraction, prove_contraction
 from equicert.enclosures import Enclosure
-from equicert.errors import InputError, ModelError
+from equicert.errors import InputError, ModelError, NotContractingError, NotMonotoneError
+from equicert.monotonicity import Monotone, prove_monotone
 from equicert.operators import Dense, Operator
 from equicert.policies import failure
-from equicert.problems import Drive, PrimalProblem, Sweep, drive_error
+from equicert.problems import (
+    Drive,
+    MonotoneProblem,
+    PrimalProblem,
+    Problem,
+    Splitting,
+    Sweep,
+    drive_error,
+)
 from equicert.solution import Solution
-from equicert.solvers import Anderson, Solver, advice, solve
+from equicert.solvers import Anderson, PeacemanRachford, Solver, advice, solve
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,7 @@ class StoredNetwork:
         b: (n,).  C: (q, n).  c: (q,).  float64.
         activation: phi.
         eta: (n,) a hint for the weights of the norm, or None. Never believed: see `contraction`.
+        Lambda: (n,) a hint for the weights of a proof that it is monotone, or None; likewise.
     """
 
     W: Operator
@@ -46,20 +57,24 @@ class StoredNetwork:
     c: Tensor
     activation: Activation
     eta: Tensor | None = None
+    Lambda: Tensor | None = None
 
     def __post_init__(self) -> None:
         n, r, q = self.W.shape[0], self.U.shape[1], self.C.shape[0]
         _check_shapes(self, n, q)
         if n == 0 or r == 0 or q == 0:
             raise ModelError(f"a network needs n, r, q >= 1, got n={n}, r={r}, q={q}")
-        named = [(f"W{k}", v) for k, v in self.W.tensors().items()]
-        named += [(f"U{k}", v) for k, v in self.U.tensors().items()]
-        for name, tensor in [*named, ("b", self.b), ("C", self.C), ("c", self.c)]:
+        for name, tensor in self._named():
             if tensor.dtype != torch.float64:
                 raise ModelError(f"{name} must be float64 here, got {tensor.dtype}")
             if not bool(tensor.isfinite().all()):
                 index = tuple(int(i) for i in (~tensor.isfinite()).nonzero()[0])
                 raise ModelError(f"{name} has a NaN or infinite entry at {index}")
+
+    def _named(self) -> list[tuple[str, Tensor]]:
+        operators = (("W", self.W), ("U", self.U))
+        stored = [(f"{a}{k}", v) for a, A in operators for k, v in A.tensors().items()]
+        return [*stored, ("b", self.b), ("C", self.C), ("c", self.c)]
 
     @classmethod
     def from_arrays(
@@ -71,6 +86,7 @@ class StoredNetwork:
         c: Any,  # (q,)
         activation: Activation | str = "relu",
         eta: Any = None,  # (n,) or None
+        Lambda: Any = None,  # (n,) or None
     ) -> StoredNetwork:
         """A dense network from arrays or tensors, float32 or float64, each entry kept exactly.
 
@@ -82,13 +98,14 @@ class StoredNetwork:
         if not isinstance(phi, Activation):
             raise ModelError(f"activation must be a name or an Activation, got {activation!r}")
         return cls(
-            Dense(_exact("W", W, 2)),
-            Dense(_exact("U", U, 2)),
-            _exact("b", b, 1),
-            _exact("C", C, 2),
-            _exact("c", c, 1),
+            Dense(exact("W", W, 2)),
+            Dense(exact("U", U, 2)),
+            exact("b", b, 1),
+            exact("C", C, 2),
+            exact("c", c, 1),
             phi,
-            None if eta is None else _exact("eta", eta, 1),
+            None if eta is None else exact("eta", eta, 1),
+            None if Lambda is None else exact("Lambda", Lambda, 1),
         )
 
     @property
@@ -116,6 +133,42 @@ class StoredNetwork:
         return prove_contraction(self.W, self.eta)
 
     @cached_property
+    def monotone(self) -> Monotone:
+        """The proof that the network is well-posed in the sense of [WK20] or [R20], likewise.
+
+        Raises:
+            NotMonotoneError: neither Lambda = 1 nor the hint could be proved to serve.
+        """
+        return prove_monotone(self.W, self.Lambda)
+
+    @cached_property
+    def well_posed(self) -> Contraction | Monotone:
+        """The proof by which fixed points are unique and solves have radii: contraction first.
+
+        Raises:
+            NotContractingError: neither proof was found; the message has both numbers.
+        """
+        try:
+            return self.contraction
+        except NotContractingError as contracting:
+            try:
+                return self.monotone
+            except NotMonotoneError as monotone:
+                detail = f", and not monotone either: mu_2(W) = {monotone.mu:.6g}"
+                raise NotContractingError(
+                    contracting.mu, contracting.row, contracting.detail + detail
+                ) from monotone
+
+    @cached_property
+    def splitting(self) -> Splitting:
+        """W for the splitting methods.
+
+        Raises:
+            NotMonotoneError: as `monotone`.
+        """
+        return Splitting(self.W, self.monotone)
+
+    @cached_property
     def diagonal(self) -> Tensor:  # (n,)
         """The diagonal of W."""
         return self.W.diagonal()
@@ -139,12 +192,10 @@ class StoredNetwork:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over structure, activation and typed tensors; eta is a hint and left out."""
+        """SHA-256 over structure, activation and typed tensors; hints are left out."""
         structure = f"W:{self.W.structure};U:{self.U.structure};phi:{self.activation.spec}"
         sha = hashlib.sha256(f"equicert-model-1;{structure}".encode())
-        named = [(f"W{k}", v) for k, v in self.W.tensors().items()]
-        named += [(f"U{k}", v) for k, v in self.U.tensors().items()]
-        for name, tensor in [*named, ("b", self.b), ("C", self.C), ("c", self.c)]:
+        for name, tensor in self._named():
             array = np.ascontiguousarray(tensor.cpu().numpy().astype("<f8"))
             sha.update(f";{name}:<f8:{array.shape}:".encode())
             sha.update(array.tobytes())
@@ -153,10 +204,10 @@ class StoredNetwork:
     def to(self, device: torch.device | str) -> StoredNetwork:
         """The same network on another device."""
         eta = None if self.eta is None else self.eta.to(device)
+        Lambda = None if self.Lambda is None else self.Lambda.to(device)
         W, U = self.W.to(device), self.U.to(device)
-        return StoredNetwork(
-            W, U, self.b.to(device), self.C.to(device), self.c.to(device), self.activation, eta
-        )
+        b, C, c = self.b.to(device), self.C.to(device), self.c.to(device)
+        return StoredNetwork(W, U, b, C, c, self.activation, eta, Lambda)
 
     def drive_bounds(
         self,
@@ -174,6 +225,15 @@ class StoredNetwork:
         x = self.check_inputs(x)
         drive = Drive(self.U.affine(x, self.b))
         return self._problem(Sweep(self.off_diagonal.A), drive, lambda: self._input_error(x))
+
+    def monotone_problem(
+        self,
+        x: Tensor,  # (batch, r)
+    ) -> MonotoneProblem:
+        """The same equation in the form that splitting methods solve."""
+        x = self.check_inputs(x)
+        u = self.U.affine(x, self.b)
+        return MonotoneProblem(self.splitting, u, lambda: self._input_error(x), self.activation)
 
     def driven_problem(
         self,
@@ -209,11 +269,23 @@ class StoredNetwork:
     ) -> Solution:
         """The fixed points z*(x), with a residual and a guaranteed radius per sample.
 
+        By default the solver is the one for what is proved of the network: Anderson() where it
+        contracts, PeacemanRachford() where it is monotone only.
+
         Raises:
             NotContractingError: no unique fixed point is proved.
+            NotMonotoneError: a splitting method is asked for, and the network is not monotone.
             InputError: x of the wrong width, or NaN or infinite.
         """
-        return solve(self.state_problem(x), solver or Anderson(), tolerance, max_steps)
+        solver = solver or self._solver()
+        return solve(self._solvable(x, solver), solver, tolerance, max_steps)
+
+    def _solver(self) -> Solver:
+        contracts = isinstance(self.well_posed, Contraction)
+        return Anderson() if contracts else PeacemanRachford()
+
+    def _solvable(self, x: Tensor, solver: Solver) -> Problem:
+        return self.monotone_problem(x) if solver.splits else self.state_problem(x)
 
     def predict(
         self,
@@ -225,9 +297,10 @@ class StoredNetwork:
         Raises:
             NotConvergedError: a sample missed the tolerance.
         """
-        solution = self.solve(x, tolerance)
+        solver = self._solver()
+        solution = self.solve(x, tolerance, solver=solver)
         if not bool(solution.converged.all()):
-            hint = advice(self.state_problem(x[:1]), Anderson(), solution, tolerance)
+            hint = advice(self._solvable(x[:1], solver), solver, solution, tolerance)
             raise failure("forward solve", solution, hint)
         return solution.value @ self.C.mT + self.c
 
@@ -265,18 +338,6 @@ def _check_shapes(network: StoredNetwork, n: int, q: int) -> None:
             raise ModelError(
                 f"{name} must have shape {shape} to fit W of shape {network.W.shape}, got {found}"
             )
-    if network.eta is not None and tuple(network.eta.shape) != (n,):
-        raise ModelError(f"eta must have shape ({n},), got {tuple(network.eta.shape)}")
-
-
-def _exact(name: str, value: Any, dimensions: int) -> Tensor:
-    """A float64 tensor of its own with every entry of value unchanged."""
-    try:
-        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-    except (TypeError, ValueError) as error:  # bfloat16, ragged lists
-        raise ModelError(f"{name} is no array of float32 or float64 numbers: {error}") from error
-    if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
-        raise ModelError(f"{name} must be float32 or float64, got {array.dtype}")
-    if array.ndim != dimensions:
-        raise ModelError(f"{name} must have {dimensions} dimensions, got shape {array.shape}")
-    return torch.from_numpy(np.array(array, dtype=np.float64, order="C"))
+    for name, hint in (("eta", network.eta), ("Lambda", network.Lambda)):
+        if hint is not None and tuple(hint.shape) != (n,):
+            raise ModelError(f"{name} must have shape ({n},), got {tuple(hint.shape)}")

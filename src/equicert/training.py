@@ -18,29 +18,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equicert.activations import parse_activation
+from equicert.bounds import Spectral
 from equicert.certification import certify
 from equicert.checkpoints import CONFIG, Checkpoint, RunRecord
+from equicert.contraction import Contraction
 from equicert.data import DataSet
 from equicert.errors import ConfigError, DataError, EquicertError, OutputError
-from equicert.initial_weight import initial_weight
+from equicert.initialisation import DTYPES, initial_network
 from equicert.losses import Loss
 from equicert.models import save_model
-from equicert.network import ImplicitNetwork
+from equicert.monotonicity import Monotone
 from equicert.policies import Raise, Tally, WarnAndCount
 from equicert.recipes import recipe_of
 from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines
 from equicert.schedules import TrainConfig
-from equicert.solvers import Anderson, Average, Picard
 from equicert.stored import StoredNetwork
 
 MODEL: Final = "model.safetensors"
 METRICS: Final = "metrics.jsonl"
 CHECKPOINT: Final = "checkpoint.pt"
 
-# Settings are words outside and values inside.
-_DTYPES: Final = {"float32": torch.float32, "float64": torch.float64}
-_SOLVERS: Final = {"picard": Picard(), "average": Average(), "anderson": Anderson()}
 _SOLVES: Final = ("forward", "embedded", "joint", "adjoint")
 
 
@@ -115,12 +112,12 @@ class Trainer:
         self._record = RunRecord(config, data, spec or data.name)
         self._resume, self._progress = resume, progress or Progress()
         self._out = None if out is None else Path(out)
-        device, dtype = _device(config.device), _DTYPES[config.dtype]
+        device, dtype = _device(config.device), DTYPES[config.dtype]
         self._x = torch.from_numpy(data.x_train).to(device, dtype)
         self._labels = torch.from_numpy(data.y_train).to(device)
         self._policy = WarnAndCount() if config.on_unconverged == "warn" else Raise()
         self._tally = Tally(self._policy)
-        self.network = _initial_network(data, config, self._tally).to(device, dtype)
+        self.network = initial_network(data, config, self._tally).to(device, dtype)
         self._optimiser = torch.optim.Adam(
             self.network.parameters(), lr=config.learning_rate, fused=True
         )
@@ -173,7 +170,6 @@ class Trainer:
         steps = self._tally.mean_steps()
         after = _missed(self._policy)
         clean, certified = evaluate(stored, self.data, self.config)
-        eta = stored.contraction.eta
         line = {
             "epoch": epoch + 1,
             **means.values(),
@@ -183,8 +179,7 @@ class Trainer:
             **dict.fromkeys(("eps", "kappa")),
             **self._recipe.moving(last),
             "learning_rate": last.learning_rate,
-            "mu": stored.contraction.mu,
-            "eta_ratio": float(eta.max() / eta.min()),
+            **_proof(stored.well_posed),
             **{f"{what}_steps": steps.get(f"{what} solve") for what in _SOLVES},
             **{f"{what}_unconverged": after[what] - missed[what] for what in _SOLVES},
             "seconds": time.perf_counter() - began,
@@ -212,7 +207,8 @@ class Trainer:
             yield
         except EquicertError as error:
             with torch.no_grad():
-                made = self.network.weight().tensors().values()  # eta = exp(log_eta) may overflow
+                net = self.network
+                made = net.weight.given(net.U, net.C).tensors().values()  # exp may overflow
             if all(bool(t.isfinite().all()) for t in (*made, *self.network.parameters())):
                 raise
             rate = self._optimiser.param_groups[0]["lr"]
@@ -262,7 +258,7 @@ def evaluate(
         solution = network.solve(x)
         right = (solution.value @ network.C.mT + network.c).argmax(1) == labels
         return float((right & solution.converged).double().mean()), None
-    method = recipe_of(config).method
+    method = Spectral() if config.monotone else recipe_of(config).method
     verdicts = certify(network, x, labels, config.eps, domain=data.domain, method=method)
     clean = sum(verdict.predicted == verdict.label for verdict in verdicts)
     certified = sum(verdict.status == "certified" for verdict in verdicts)
@@ -292,32 +288,16 @@ class _Means:
 _PARTS: Final = ("loss", "nominal_loss", "robust_loss", "lipschitz_bound")
 
 
+def _proof(proof: Contraction | Monotone) -> dict[str, float]:
+    """The numbers of the proof that the stored network is well-posed."""
+    if isinstance(proof, Contraction):
+        return {"mu": proof.mu, "eta_ratio": float(proof.eta.max() / proof.eta.min())}
+    return {"m": proof.m, "Lambda_ratio": float(proof.Lambda.max() / proof.Lambda.min())}
+
+
 def _missed(policy: Raise | WarnAndCount) -> dict[str, int]:
     counts = policy.missed if isinstance(policy, WarnAndCount) else {}
     return {what: counts.get(f"{what} solve", 0) for what in _SOLVES}
-
-
-def _initial_network(data: DataSet, config: TrainConfig, tally: Tally) -> ImplicitNetwork:
-    """The network of the seed, whatever the process drew before or uses by default."""
-    default = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(_DTYPES[config.dtype])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            return ImplicitNetwork(
-                data.inputs,
-                config.states,
-                data.classes,
-                activation=parse_activation(config.activation),
-                weight=initial_weight(config),
-                input_gain=config.input_gain,
-                solver=_SOLVERS[config.solver],
-                tolerance=config.tolerance,
-                max_steps=config.max_steps,
-                on_unconverged=tally,
-            )
-    finally:
-        torch.set_default_dtype(default)
 
 
 def _device(name: str) -> torch.device:

@@ -4,5 +4,6 @@ from equicert.bounds.base import Method
 from equicert.bounds.interval import Interval
 from equicert.bounds.lipschitz import Lipschitz, LipschitzRadius
 from equicert.bounds.sign_split import SignSplit
+from equicert.bounds.spectral import Spectral
 
-__all__ = ["Interval", "Lipschitz", "LipschitzRadius", "Method", "SignSplit"]
+__all__ = ["Interval", "Lipschitz", "LipschitzRadius", "Method", "SignSplit", "Spectral"]

@@ -28,7 +28,8 @@ class Method(ABC):
         """Rigorous lower bounds on every form of the query.
 
         Raises:
-            NotContractingError: the network is not proved well-posed.
+            NotContractingError, NotMonotoneError: the network is not proved well-posed in the way
+                that this method needs.
             RoundingError: this machine's arithmetic is not plain float64.
             InputError: the query does not fit the network.
         """

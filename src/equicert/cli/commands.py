@@ -93,12 +93,13 @@ def run_certify(
 
 def _method(options: CertifyOptions, per_margin: bool, local: bool) -> Method:
     """The certificate; a setting that it does not have is refused, for it would be ignored."""
-    from equicert.bounds import Interval, Lipschitz, LipschitzRadius, SignSplit
+    from equicert.bounds import Interval, Lipschitz, LipschitzRadius, SignSplit, Spectral
     from equicert.lipschitz import BOUNDS
 
     given = {"--bound": options.bound is not None, "--per-margin": per_margin, "--local": local}
     if options.method != "lipschitz":
-        used, method = (), {"interval": Interval(), "sign-split": SignSplit()}[options.method]
+        plain = {"interval": Interval(), "sign-split": SignSplit(), "spectral": Spectral()}
+        used, method = (), plain[options.method]
     elif options.bound is None:
         used, method = ("--local",), Lipschitz(local)
     else:
@@ -217,7 +218,7 @@ def _evaluate(
     if resume and options.out is None:
         raise InputError("--resume continues the run in a folder: name it with --out")
     network = load_model(Path(model), options.activation)
-    _require_contracting(network)
+    _require_well_posed(network)
     data = load_data(options.data, _path(options.data_dir), progress=not quiet)
     data = _with_domain(data, options.domain)
     samples = Samples.of(data, network, options.limit, data.domain)
@@ -235,9 +236,9 @@ def _evaluate(
         console.out().print(console.table(job.kind, console.summary_rows(summary)))
 
 
-def _require_contracting(network: StoredNetwork) -> None:
+def _require_well_posed(network: StoredNetwork) -> None:
     """Stop before any work, with the one line that says why, where no proof can exist."""
-    _ = network.contraction
+    _ = network.well_posed
 
 
 def _input_box(options: BoundOptions) -> Box:

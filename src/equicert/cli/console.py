@@ -136,6 +136,9 @@ def print_inspection(found: Inspection) -> None:
     rows += [("activation", found.activation), ("digest", found.digest[:16])]
     if found.eta_ratio is not None:
         rows.append(("eta_max / eta_min of the proof", found.eta_ratio))
+    if found.modulus is not None:
+        rows.append(("monotone, proved: m", found.modulus))
+        rows.append(("Lambda_max / Lambda_min of that proof", found.Lambda_ratio))
     out().print(table("network", rows))
     conditions = Table(
         "sufficient condition", "value", "< 1", title="well-posedness", title_justify="left"
@@ -148,7 +151,10 @@ def print_inspection(found: Inspection) -> None:
         bounds = list(found.lipschitz.items())
         out().print(table("Lipschitz bounds, sup-norm to sup-norm, rounded upwards", bounds))
     else:
-        out().print("no Lipschitz bound applies: the network is not proved contracting")
+        out().print("no Lipschitz bound applies in the sup-norm: not proved contracting")
+    if found.lipschitz_l2:
+        euclidean = list(found.lipschitz_l2.items())
+        out().print(table("Lipschitz bounds, l2 to l2, rounded upwards", euclidean))
 
 
 def show(value: Any) -> str:

@@ -40,7 +40,8 @@ class CertifyOptions:
         resolution: with --radius, how finely to bisect.
         method: interval is certificate (14) of [J22], lipschitz is (13): in its derived form, about
             each box's own centre, or as printed, if --bound is given; sign-split is the interval
-            iteration of [WeiK22], for comparison.
+            iteration of [WeiK22], for comparison; spectral is the l2 bound of [P21] for monotone
+            networks, sharpened.
         bound: with lipschitz, certificate (13) as printed, margin(x) - 2 Lip radius, by this bound
             on Lip: weighted (Theorem 6.1), row-sum ([EG21]) or derived.
         domain: 'lo,hi' or 'none'; default the data set's own. Boxes are clipped to it.
@@ -56,7 +57,7 @@ class CertifyOptions:
     eps: float = 0.1
     largest: float = 1.0
     resolution: float = 1e-4
-    method: Literal["interval", "lipschitz", "sign-split"] = "interval"
+    method: Literal["interval", "lipschitz", "sign-split", "spectral"] = "interval"
     bound: Literal["weighted", "row-sum", "derived"] | None = None
     domain: str | None = None
     limit: int | None = None

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from equicert import kernels
 from equicert.contraction import Contraction
-from equicert.problems.base import Problem, rounding_of, tile
+from equicert.problems.base import ContractingProblem, rounding_of, tile
 from equicert.problems.sweep import Drive, Step, Sweep
 
 
 @final
 @dataclass(frozen=True)
-class AdjointProblem(Problem):
+class AdjointProblem(ContractingProblem):
     """The adjoint `v = g + W^T D v` of either equation, D the slopes of phi at its solution.
 
     Eliminated: `v = (g + W_off^T D v) / (1 - W_ii D)`, the same unknown. In `y = (1 - W_ii D) v` it

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from equicert.contraction import Contraction
+from equicert.errors import ConfigError
 from equicert.problems.sweep import Step
 
 # A change of so many units in the last place cannot be iterated away. Solvers leave it out of the
@@ -26,10 +27,30 @@ RESOLUTION = 4
 
 
 class Problem(ABC):
-    """A fixed-point equation on batches of rows z (batch, m)."""
+    """A fixed-point equation on batches of rows z (batch, m).
+
+    What is proved of W decides on its form, and that on the solvers that apply.
+    """
+
+    @property
+    def depth(self) -> int:
+        """Steps before which a small bound may be that of layers that nothing has reached yet."""
+        return 0
+
+    @abstractmethod
+    def start(self) -> Tensor:
+        """(batch, m) where to begin when nothing better is known."""
+
+
+class ContractingProblem(Problem):
+    """The equation of a network that contracts in a weighted sup-norm, in its two forms."""
 
     contraction: Contraction
     diagonal: Tensor  # (n,) of W, in the dtype of the solve
+
+    @property
+    def depth(self) -> int:
+        return self.contraction.depth
 
     @cached_property
     def largest_step(self) -> float:
@@ -71,9 +92,19 @@ class Problem(ABC):
     def evaluation_error(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, m) each: how far rounding can move the computed `G(z)`, and `F(z)`."""
 
-    @abstractmethod
-    def start(self) -> Tensor:
-        """(batch, m) where to begin when nothing better is known."""
+
+def contracting(problem: Problem) -> ContractingProblem:
+    """The problem, if it is of the kind that Picard's and the average iteration solve.
+
+    Raises:
+        ConfigError: it is the monotone form.
+    """
+    if not isinstance(problem, ContractingProblem):
+        raise ConfigError(
+            "this solver needs a network that contracts in a weighted sup-norm, and this is the"
+            " monotone form; use PeacemanRachford() or ForwardBackward()"
+        )
+    return problem
 
 
 def resolution(

@@ -14,13 +14,13 @@ from equicert import kernels
 from equicert.activations import Activation
 from equicert.contraction import Contraction
 from equicert.operators import Operator
-from equicert.problems.base import Problem, rounding_of, tile
+from equicert.problems.base import ContractingProblem, rounding_of, tile
 from equicert.problems.sweep import Drive, Step, Sweep
 
 
 @final
 @dataclass(frozen=True)
-class PrimalProblem(Problem):
+class PrimalProblem(ContractingProblem):
     """`z = phi(W z + u)`, eliminated `z = psi(W_off z + u)`, and the embedded network (6) of [J22].
 
     The rows are those of the sweep: z, (lo, hi) or (z, lo, hi), each block of n entries with the

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from equicert.errors import ConfigError
-from equicert.problems import Problem, Step
+from equicert.problems import Problem, Step, contracting
 from equicert.solvers.base import Solver
 from equicert.solvers.picard import Picard
 
@@ -53,7 +53,7 @@ class Anderson(Solver):
 
     def stepper(self, problem: Problem) -> Step:
         # Plain steps take a feed-forward network to its end, and mixtures would not.
-        delay = max(self.delay, problem.contraction.depth)
+        delay = max(self.delay, problem.depth)
         return _Mixing(problem, self.memory, delay)
 
     def resolution(
@@ -78,7 +78,8 @@ class _Mixing:
     """The steps of one solve: the best point so far, and the history that proposes the next."""
 
     def __init__(self, problem: Problem, memory: int, delay: int) -> None:
-        self.problem, self.plain_left, self.plain = problem, delay, problem.stepper()
+        self.problem = contracting(problem)
+        self.plain_left, self.plain = delay, self.problem.stepper()
         self.history: deque[tuple[Tensor, Tensor]] = deque(maxlen=memory + 1)  # (G(z), f)
         self.patience = 2 * memory
         self.image: Tensor | None = None  # G at the best point, (batch, m)

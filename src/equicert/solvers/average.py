@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equicert.errors import ConfigError
-from equicert.problems import Problem, resolution
+from equicert.problems import Problem, contracting, resolution
 from equicert.solvers.base import Solver
 
 
@@ -28,7 +28,7 @@ class Average(Solver):
     alpha: float | None = None
 
     def _alpha(self, problem: Problem) -> float:
-        largest = problem.largest_step
+        largest = contracting(problem).largest_step
         if self.alpha is None:
             return largest
         if not 0 < self.alpha <= largest:
@@ -44,22 +44,24 @@ class Average(Solver):
         z: Tensor,  # (batch, m)
     ) -> tuple[Tensor, Tensor]:
         alpha = self._alpha(problem)
-        residual = problem.full(z) - z
-        return torch.add(z, residual, alpha=alpha), problem.full_error_bound(residual)
+        form = contracting(problem)
+        residual = form.full(z) - z
+        return torch.add(z, residual, alpha=alpha), form.full_error_bound(residual)
 
     def resolution(
         self,
         problem: Problem,
         z: Tensor,  # (batch, m)
     ) -> Tensor:  # (batch,)
-        return problem.full_error_bound(resolution(z))
+        return contracting(problem).full_error_bound(resolution(z))
 
     def rounding(
         self,
         problem: Problem,
         z: Tensor,  # (batch, m)
     ) -> Tensor:  # (batch,)
-        return problem.full_error_bound(problem.evaluation_error(z)[1])
+        form = contracting(problem)
+        return form.full_error_bound(form.evaluation_error(z)[1])
 
     def rate(self, problem: Problem) -> float:
-        return 1 - self._alpha(problem) * problem.contraction.gap
+        return 1 - self._alpha(problem) * contracting(problem).contraction.gap

@@ -21,6 +21,8 @@ class Solver(ABC):
     """One step of an iteration, with the a posteriori bound that belongs to it."""
 
     images = False  # whether iterates are values of psi, 0 exactly where a ReLU gives 0
+    splits = False  # whether it solves the monotone form
+    remedy = "lower gamma"  # what makes the network easier for it
 
     @abstractmethod
     def step(
@@ -86,7 +88,7 @@ def solve(
     for k in range(1, max_steps + 1 if len(z) else 1):
         following, bound = step(z)
         # Before a feed-forward network's last layer is reached, a small bound on its error is none.
-        if k % _ALLOWANCE_EVERY == 0 and k >= problem.contraction.depth:
+        if k % _ALLOWANCE_EVERY == 0 and k >= problem.depth:
             allowance = solver.resolution(problem, following)
         if allowance is not None:
             bound = (bound - allowance).clamp_(min=0)
@@ -151,5 +153,5 @@ def advice(problem: Problem, solver: Solver, solution: Solution, tolerance: floa
         needed = "it is too close to 1 to tell how many more are needed; "
     return (
         f"stopped after {steps} steps at contraction rate {rate:.6g}: {needed}"
-        "raise max_steps, loosen the tolerance, lower gamma, or solve in float64"
+        f"raise max_steps, loosen the tolerance, {solver.remedy}, or solve in float64"
     )

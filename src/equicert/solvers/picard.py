@@ -7,7 +7,7 @@ from typing import final
 
 from torch import Tensor
 
-from equicert.problems import Problem, Step, resolution
+from equicert.problems import Problem, Step, contracting, resolution
 from equicert.solvers.base import Solver
 
 
@@ -26,24 +26,25 @@ class Picard(Solver):
         problem: Problem,
         z: Tensor,  # (batch, m)
     ) -> tuple[Tensor, Tensor]:
-        return problem.stepper()(z)
+        return contracting(problem).stepper()(z)
 
     def stepper(self, problem: Problem) -> Step:
-        return problem.stepper()
+        return contracting(problem).stepper()
 
     def resolution(
         self,
         problem: Problem,
         z: Tensor,  # (batch, m)
     ) -> Tensor:  # (batch,)
-        return problem.error_bound(resolution(z))
+        return contracting(problem).error_bound(resolution(z))
 
     def rounding(
         self,
         problem: Problem,
         z: Tensor,  # (batch, m)
     ) -> Tensor:  # (batch,)
-        return problem.error_bound(problem.evaluation_error(z)[0])
+        form = contracting(problem)
+        return form.error_bound(form.evaluation_error(z)[0])
 
     def rate(self, problem: Problem) -> float:
-        return problem.contraction.rate
+        return contracting(problem).contraction.rate

@@ -5,6 +5,17 @@ from equicert.weights.confined import Confined
 from equicert.weights.contracting import Contracting
 from equicert.weights.feed_forward import FeedForward
 from equicert.weights.free import Free
+from equicert.weights.lben import LBEN
+from equicert.weights.monotone import Monotone
 from equicert.weights.row_sum import RowSum
 
-__all__ = ["Confined", "Contracting", "FeedForward", "Free", "RowSum", "Weight"]
+__all__ = [
+    "LBEN",
+    "Confined",
+    "Contracting",
+    "FeedForward",
+    "Free",
+    "Monotone",
+    "RowSum",
+    "Weight",
+]

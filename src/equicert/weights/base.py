@@ -6,15 +6,31 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from equicert.contraction import Contraction, prove_contraction
+from equicert.monotonicity import Monotone
 from equicert.operators import Operator
 
 
 class Weight(nn.Module, ABC):
-    """A module whose parameters make W. It is never believed: mu(W) is recomputed on use."""
+    """A module whose parameters make W. It is never believed: what it promises is proved on use.
+
+    A parametrisation promises that W contracts, unless it says `monotone` and overrides `proof`.
+    """
+
+    monotone = False  # what `proof` proves
 
     @abstractmethod
     def forward(self) -> Operator:
         """The operator W (n, n), with gradients to the parameters."""
+
+    def given(
+        self,
+        U: Tensor,  # (n, r)
+        C: Tensor,  # (q, n)
+    ) -> Operator:
+        """W for these maps of the network, on which prescribed bounds make it depend."""
+        del U, C
+        return self()
 
     @abstractmethod
     def eta(self) -> Tensor | None:  # (n,)
@@ -29,3 +45,14 @@ class Weight(nn.Module, ABC):
     def read(self) -> Tensor | None:  # (n,) bool
         """The states that y is read from, the other columns of C being 0; None: all of them."""
         return None
+
+    def proof(
+        self,
+        W: Operator,  # (n, n) what `forward` returned
+    ) -> Contraction | Monotone:
+        """The proof that this very W is well-posed.
+
+        Raises:
+            NotContractingError, NotMonotoneError: it cannot be proved.
+        """
+        return prove_contraction(W, self.eta())

@@ -1,0 +1,260 @@
+"""Certificates of monotone networks: below every attack, every sample and the exact range."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import exact
+from equicert.attacks import FGSM, PGD
+from equicert.bounds import Interval, Lipschitz, Spectral, lmi
+from equicert.bounds.ball import point_ball
+from equicert.bounds.lmi import lmi_bound
+from equicert.bounds.spectral import input_norm, spectral_bound
+from equicert.boxes import Box
+from equicert.certification import certify
+from equicert.errors import NotContractingError, NotMonotoneError
+from equicert.queries import Query
+from equicert.stored import StoredNetwork
+from monotone_networks import MONOTONE, NOT_MONOTONE, monotone_networks, stored, with_activation
+from networks import PIECEWISE_LINEAR, Network
+
+METHODS = (Spectral(max_steps=500), Spectral(sharp=False, max_steps=500))
+TABLE = pytest.mark.parametrize("net", MONOTONE.values(), ids=str)
+
+
+def box_of(net: Network, width: float) -> Box:
+    centre = torch.linspace(-0.7, 1.3, net.inputs)[None].expand(2, -1)
+    return Box(centre - width, centre + torch.tensor([[width], [0.5 * width]]))
+
+
+def assert_below_the_range(net: Network, box: Box, method: Spectral) -> None:
+    """Every bound on an output, and every coordinate of the state box, in exact arithmetic."""
+    answer = method.answer(stored(net), Query.of_outputs(box, net.outputs))
+    for row in range(box.batch):
+        ends = exact.to_fractions(box.lo[row]), exact.to_fractions(box.hi[row])
+        if not bool(answer.state.proved[row]):
+            assert bool((answer.lower[row] == -torch.inf).all())
+            continue
+        truth = exact.exact_range(*net.arrays, *ends, net.activation)
+        lower, negated = answer.lower[row].chunk(2)
+        for (least, most), low, high in zip(truth, lower.tolist(), negated.tolist(), strict=True):
+            assert Fraction(low) <= least
+            assert most <= -Fraction(high)
+        n = net.states
+        states = exact.exact_range(*net.arrays[:3], np.eye(n), np.zeros(n), *ends, net.activation)
+        found = zip(answer.state.lo[row].tolist(), answer.state.hi[row].tolist(), strict=True)
+        for (least, most), (low, high) in zip(states, found, strict=True):
+            assert Fraction(low) <= least
+            assert most <= Fraction(high)
+
+
+@TABLE
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+@pytest.mark.parametrize("activation", PIECEWISE_LINEAR)
+@pytest.mark.parametrize("width", [0.0, 1e-3, 0.5])
+def test_bounds_contain_the_exact_range(
+    net: Network, method: Spectral, activation: str, width: float
+) -> None:
+    assert_below_the_range(with_activation(net, activation), box_of(net, width), method)
+
+
+@settings(max_examples=20)
+@given(monotone_networks(activations=("relu", "leaky_relu(0.1)")), st.floats(0, 2))
+def test_bounds_contain_the_exact_range_of_any_network(net: Network, width: float) -> None:
+    for method in METHODS:
+        assert_below_the_range(net, box_of(net, width), method)
+
+
+@settings(max_examples=20)
+@given(monotone_networks(), st.floats(1e-3, 1), st.integers(0, 1000))
+def test_no_sample_escapes_and_the_sharp_form_is_never_worse(
+    net: Network, width: float, seed: int
+) -> None:
+    network, box = stored(net), box_of(net, width)
+    labels = torch.zeros(2, dtype=torch.int64)
+    query = Query.of_margins(box, labels, net.outputs)
+    sharp, plain = (method.answer(network, query) for method in METHODS)
+    slack = 1e-9 * (1 + plain.lower.abs())
+    assert bool((sharp.lower >= plain.lower - slack)[plain.state.proved].all())
+    random = torch.Generator().manual_seed(seed)
+    for row in range(2):
+        share = torch.rand(30, net.inputs, generator=random).round(decimals=1)
+        x = box.lo[row] + share * (box.hi[row] - box.lo[row])
+        found = network.solve(x, 1e-8, 500)
+        y = found.value @ network.C.mT + network.c
+        error = found.radius[:, None] * network.C.abs().sum(1).amax() * 2 + 1e-9
+        margins = y[:, :1] - y[:, 1:] + error
+        assert bool((margins.amin(0) >= sharp.lower[row] - 1e-9 * sharp.lower[row].abs()).all())
+
+
+@TABLE
+def test_a_box_of_width_zero_loses_rounding_only(net: Network) -> None:
+    network, box = stored(net), box_of(net, 0.0)
+    labels = torch.ones(2, dtype=torch.int64)
+    for method in (Spectral(), Spectral(sharp=False)):
+        found = method.answer(network, Query.of_margins(box, labels, net.outputs)).lower
+        y = network.predict(box.lo)
+        exact_margins = y[:, 1:2] - y[:, [0, 2]]
+        assert torch.allclose(found, exact_margins, atol=1e-5)
+        assert bool((found <= exact_margins + 1e-7).all())
+
+
+@TABLE
+def test_the_l2_bound_exceeds_sampled_quotients(net: Network) -> None:
+    network = stored(net)
+    bound = spectral_bound(network)
+    x = 3 * torch.randn(50, net.inputs, generator=torch.Generator().manual_seed(5))
+    for length in (1e-3, 1.0):
+        step = length * torch.randn(50, net.inputs, generator=torch.Generator().manual_seed(6))
+        change = network.predict(x + step, 1e-10) - network.predict(x, 1e-10)
+        quotient = torch.linalg.vector_norm(change, dim=1) / torch.linalg.vector_norm(step, dim=1)
+        assert float(quotient.max()) <= bound * (1 + 1e-6) + 1e-6
+        assert float(quotient.max()) <= lmi_bound(network) * (1 + 1e-6) + 1e-6
+    assert lmi_bound(network) <= bound * 1.02
+
+
+@pytest.mark.parametrize("name", ["monotone", "rotation", "one state"])
+def test_the_l2_bound_is_that_of_the_paper(name: str) -> None:
+    net, network = MONOTONE[name], stored(MONOTONE[name])
+    m = 1 - np.linalg.eigvalsh((net.W + net.W.T) / 2).max()
+    printed = np.linalg.norm(net.C, 2) * np.linalg.norm(net.U, 2) / m
+    assert spectral_bound(network) == pytest.approx(printed, rel=1e-6)
+    assert input_norm(network) == pytest.approx(np.linalg.norm(net.U, 2), rel=1e-6)
+
+
+@settings(max_examples=20)
+@given(monotone_networks(activations=("identity",)))
+def test_the_matrix_inequality_bounds_the_gain_of_linear_networks(net: Network) -> None:
+    """Where phi is the identity the constant is known: `||C (I - W)^-1 U||_2`."""
+    network = stored(net)
+    gain = np.linalg.norm(net.C @ np.linalg.solve(np.eye(net.states) - net.W, net.U), 2)
+    assert gain <= lmi_bound(network) * (1 + 1e-9) + 1e-12
+    assert gain <= spectral_bound(network) * (1 + 1e-9) + 1e-12
+
+
+@pytest.mark.parametrize("share", [0.3, 0.95, 1.0])
+def test_a_proposed_bound_is_not_believed(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too small a proposal is refused, or paid for in full."""
+    propose = lmi._propose
+    for name in ("lben", "monotone", "rotation"):
+        net = dataclasses.replace(MONOTONE[name], activation="identity")
+        gain = np.linalg.norm(net.C @ np.linalg.solve(np.eye(net.states) - net.W, net.U), 2)
+
+        def low(*parts: Tensor, gain: float = float(gain)) -> tuple[float, float]:
+            s, g = propose(*parts)
+            return s, min(share * gain, g)
+
+        monkeypatch.setattr(lmi, "_propose", low)
+        assert lmi_bound(stored(net)) >= gain
+
+
+@settings(max_examples=20)
+@given(monotone_networks(activations=PIECEWISE_LINEAR), st.integers(0, 9))
+def test_the_ball_about_any_point_holds_the_state(net: Network, seed: int) -> None:
+    network = stored(net)
+    x = torch.tensor([[0.3, -0.8][: net.inputs]])
+    z = 5 * torch.randn(1, net.states, generator=torch.Generator().manual_seed(seed))
+    ball = point_ball(network, x, z)
+    truth = exact.fixed_point(net.W, net.U, net.b, x[0], net.activation)
+    centre = exact.to_fractions(ball.lo[0])
+    assert bool(torch.allclose(ball.lo, ball.hi))
+    Lambda = exact.to_fractions(network.monotone.Lambda)
+    squares = (w * (a - b) ** 2 for w, a, b in zip(Lambda, centre, truth, strict=True))
+    assert sum(squares) <= Fraction(float(ball.radius)) ** 2 * (1 + Fraction(1, 10**12))
+
+
+# Verdicts.
+
+
+@TABLE
+@pytest.mark.parametrize("eps", [0.001, 0.1])
+def test_what_is_certified_is_never_broken(net: Network, eps: float) -> None:
+    network = stored(net)
+    x = torch.randn(10, net.inputs, generator=torch.Generator().manual_seed(2))
+    labels = network.predict(x).argmax(1)
+    verdicts = certify(network, x, labels, eps, method=Spectral())
+    for attack in (FGSM(), PGD(steps=5)):
+        status = attack.run(network, x, labels, eps).status
+        pairs = zip(verdicts, status, strict=True)
+        assert not any(v.status == "certified" and found != "unbroken" for v, found in pairs)
+    if eps < 0.01 and network.monotone.m > 0.1:
+        assert any(v.status == "certified" for v in verdicts)
+
+
+@TABLE
+def test_wrong_labels_are_proved_wrong_and_none_certified(net: Network) -> None:
+    network = stored(net)
+    x = torch.randn(20, net.inputs, generator=torch.Generator().manual_seed(3))
+    y = network.predict(x)
+    clear = y.topk(2).values.diff(dim=1).abs()[:, 0] > 1e-3
+    wrong = (y.argmax(1) + 1) % net.outputs
+    verdicts = certify(network, x, wrong, 0.01, method=Spectral())
+    assert all(v.status == "misclassified" for v, sure in zip(verdicts, clear, strict=True) if sure)
+    assert all(v.status != "certified" for v in verdicts)
+
+
+def test_methods_of_contracting_networks_say_so_and_still_predict() -> None:
+    network = stored(MONOTONE["rotation"])
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(4))
+    labels = network.predict(x).argmax(1)
+    for method in (Interval(), Lipschitz()):
+        verdicts = certify(network, x, labels, 0.01, method=method)
+        assert {v.status for v in verdicts} == {"unknown"}
+        assert {v.reason for v in verdicts} == {"not contracting"}
+        assert [v.predicted for v in verdicts] == labels.tolist()
+        with pytest.raises(NotContractingError):
+            method.answer(network, Query.of_outputs(Box(x, x), 3))
+
+
+def test_a_network_that_is_not_monotone_is_unknown_by_this_method() -> None:
+    network = stored(NOT_MONOTONE["contracting at its eta only"])
+    x = torch.zeros(2, 2)
+    labels = network.predict(x).argmax(1)
+    verdicts = certify(network, x, labels, 0.01, method=Spectral())
+    assert {(v.status, v.reason) for v in verdicts} == {("unknown", "not monotone")}
+    assert [v.predicted for v in verdicts] == labels.tolist()
+    with pytest.raises(NotMonotoneError):
+        spectral_bound(network)
+    neither = stored(NOT_MONOTONE["strong pair"])
+    [verdict] = certify(neither, x[:1], 0, 0.01, method=Spectral())
+    assert (verdict.status, verdict.predicted) == ("unknown", -1)
+
+
+def test_a_lambda_that_lies_certifies_nothing() -> None:
+    net = NOT_MONOTONE["strong pair"]
+    lying = StoredNetwork.from_arrays(*net.arrays, Lambda=np.array([1.0, 2.0]))
+    verdicts = certify(lying, torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64), 0.0)
+    assert {v.status for v in verdicts} == {"unknown"}
+
+
+def test_numbers_that_overflow_are_unknown() -> None:
+    net = MONOTONE["rotation"]
+    network = StoredNetwork.from_arrays(net.W, 1e300 * net.U, net.b, net.C, net.c)
+    x = torch.full((1, 2), 1e10)
+    [verdict] = certify(network, x, 0, 1.0, method=Spectral())
+    assert verdict.status == "unknown"
+
+
+def test_certificates_of_the_foreign_network(
+    foreign: StoredNetwork, mnist_test: tuple[Tensor, Tensor]
+) -> None:
+    """Some at small radii, fewer at larger, none that PGD breaks; more with the sharp form."""
+    x, labels = mnist_test[0][:60], mnist_test[1][:60]
+    counts = []
+    for eps in (0.005, 0.03):
+        broken = PGD(steps=10).run(foreign, x, labels, eps, (0.0, 1.0)).status
+        for method in METHODS:
+            verdicts = certify(foreign, x, labels, eps, domain=(0.0, 1.0), method=method)
+            held = [v.status == "certified" for v in verdicts]
+            counts.append(sum(held))
+            assert all(s == "unbroken" for s, sure in zip(broken, held, strict=True) if sure)
+    assert counts[0] >= counts[1] > 0
+    assert counts[0] > counts[2] >= counts[3]
