@@ -451,6 +451,9 @@ def test_bad_input(attack: Attack, change: dict[str, Any], message: str) -> None
 def test_no_attack_without_a_unique_fixed_point(name: str) -> None:
     network = stored(NOT_CONTRACTING[name])
     x = torch.zeros(1, network.inputs)
+    if "monotone" in name:  # it has one all the same
+        assert len(FGSM().run(network, x, 0, 0.1).status) == 1
+        return
     with pytest.raises(NotContractingError):
         FGSM().run(network, x, 0, 0.1)
 

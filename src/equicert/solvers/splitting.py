@@ -2,8 +2,9 @@
 
 Both end each step at some t, and the distance of `W phi(t) + u` from t bounds the error of phi(t):
 the step size alpha decides on the speed alone, never on the radius. In the Lambda-norm, with
-`L = ||I - W||`, the best alpha of forward-backward is m/L^2, at rate sqrt(1 - (m/L)^2), and of
-Peaceman-Rachford 1/L, at rate sqrt((L - m)/(L + m)).
+`L = ||I - W||`, forward-backward contracts by `sqrt(1 - 2 alpha m + alpha^2 L^2)`, least at m/L^2,
+and Peaceman-Rachford by `sqrt(1 - 4 alpha m / (1 + 2 alpha m + alpha^2 L^2))`, least at 1/L. There
+2/L costs the worst network a quarter more steps, and takes trained ones a third fewer.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class _SplittingSolver(Solver):
     """What the two share.
 
     Attributes:
-        alpha: the step size; None takes the best one for the worst network with the same m and L.
+        alpha: the step size; None takes m/L^2 and 2/L, see above.
 
     Raises:
         ConfigError: alpha not positive and finite.
@@ -131,7 +132,7 @@ class PeacemanRachford(_SplittingSolver):
         return step
 
     def size(self, problem: MonotoneProblem) -> float:
-        return 1 / problem.splitting.largest if self.alpha is None else self.alpha
+        return 2 / problem.splitting.largest if self.alpha is None else self.alpha
 
     def rate(self, problem: Problem) -> float:
         form = monotone(problem)
