@@ -21,6 +21,7 @@ from equicert.bounds.spectral import input_norm, spectral_bound
 from equicert.boxes import Box
 from equicert.certification import certify
 from equicert.errors import NotContractingError, NotMonotoneError
+from equicert.inspection import inspect_network
 from equicert.queries import Query
 from equicert.stored import StoredNetwork
 from monotone_networks import MONOTONE, NOT_MONOTONE, monotone_networks, stored, with_activation
@@ -258,3 +259,45 @@ def test_certificates_of_the_foreign_network(
             assert all(s == "unbroken" for s, sure in zip(broken, held, strict=True) if sure)
     assert counts[0] >= counts[1] > 0
     assert counts[0] > counts[2] >= counts[3]
+
+
+@pytest.mark.parametrize(
+    "W",
+    [
+        [[-1e200]],
+        [[-1e200, 1e200, 0.0], [-1e200, -1e200, 0.0], [3e200, 0.0, -1e201]],
+        [[-1e-300, 1e300], [-1e300, -1e-300]],
+    ],
+    ids=["one state", "three states", "mixed"],
+)
+def test_entries_whose_squares_overflow_end_in_a_verdict(W: list[list[float]]) -> None:
+    n = len(W)
+    eye = np.eye(max(n, 2))[:2, :n]
+    net = StoredNetwork.from_arrays(
+        np.array(W), np.ones((n, 1)), np.ones(n), eye, np.zeros(2), "relu"
+    )
+    x = torch.tensor([[0.5]])
+    for method in (Spectral(), Interval()):
+        [verdict] = certify(net, x, 1, 0.01, method=method)
+        assert verdict.status != "certified"  # y_0 = z_0 > 0, or hardly known
+    inspect_network(net)
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1.0, 1e100])
+def test_inspection_survives_extreme_scales(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    S = rng.normal(size=(4, 4))
+    U, C = rng.normal(size=(4, 3)) * scale, rng.normal(size=(2, 4)) / scale
+    net = StoredNetwork.from_arrays(S - S.T - np.eye(4), U, np.zeros(4), C, np.zeros(2), "relu")
+    assert all(bound > 0 for bound in inspect_network(net).lipschitz_l2.values())
+
+
+def test_the_reason_is_the_proof_that_the_method_lacks() -> None:
+    net = StoredNetwork.from_arrays(
+        3 * np.eye(2), np.ones((2, 1)), np.zeros(2), np.eye(2), np.zeros(2), "relu"
+    )
+    reasons = [
+        certify(net, torch.zeros(1, 1), 0, 0.1, method=method)[0].reason
+        for method in (Spectral(), Interval())
+    ]
+    assert reasons == ["not monotone", "not contracting"]

@@ -158,7 +158,7 @@ def _verdicts(
 ) -> list[Verdict]:
     query = Query.of_margins(box, labels, network.outputs, x)
     held, margin = torch.zeros_like(labels, dtype=torch.bool), x.new_full((len(x),), -torch.inf)
-    predicted, wrong = torch.full_like(labels, -1), held
+    predicted, wrong, reasons = torch.full_like(labels, -1), held, ()
     try:
         point = None
         try:
@@ -170,7 +170,7 @@ def _verdicts(
             reasons = (why,) * len(x)
         predicted, wrong = _at_the_points(network, x, labels, held, point)
     except NotContractingError:  # nor is it monotone: no prediction is known to be one
-        reasons = (_UNDECIDED[NotContractingError],) * len(x)
+        reasons = reasons or (_UNDECIDED[NotContractingError],) * len(x)
     except RoundingError:
         reasons = ("rounding",) * len(x)
     columns = (held, wrong, labels, predicted, margin)

@@ -92,7 +92,10 @@ def spectral_radius_of_absolute(
     A: Tensor,  # (n, n)
 ) -> float:
     """`lambda_pf(|A|)`, the Perron-Frobenius eigenvalue of the absolute values ([EG21])."""
-    return float(torch.linalg.eigvals(A.double().abs()).abs().amax())
+    try:
+        return float(torch.linalg.eigvals(A.double().abs()).abs().amax())
+    except RuntimeError:  # as above
+        return float("nan")
 
 
 def best_eta(

@@ -81,6 +81,8 @@ def _propose(H: Tensor, K: Tensor, J: Tensor) -> tuple[float, float]:
     if not bool(outer.isfinite().all() & inner.isfinite().all()):
         return math.nan, math.nan
     sizes = [_largest(A) for A in (outer, inner)]
+    if not max(sizes) < math.inf:
+        return math.nan, math.nan
     if min(sizes) <= 0:
         return 1.0, 0.5 * max(*sizes, 2.0**-400)
     best = math.sqrt(sizes[0] / sizes[1])
@@ -90,4 +92,8 @@ def _propose(H: Tensor, K: Tensor, J: Tensor) -> tuple[float, float]:
 
 
 def _largest(A: Tensor) -> float:
-    return float(torch.linalg.eigvalsh(0.5 * (A + A.mT))[-1])
+    """The largest eigenvalue; infinite where the matrix or its computation overflows."""
+    try:
+        return float(torch.linalg.eigvalsh(0.5 * (A + A.mT))[-1])
+    except RuntimeError:  # LinAlgError: an infinite entry, or no convergence
+        return math.inf

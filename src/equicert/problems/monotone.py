@@ -68,7 +68,9 @@ class Splitting:
             return self.source.largest
         root = self.Lambda.double().sqrt()
         A = self._shifted(1.0) * root[:, None] / root
-        return float(torch.linalg.eigvalsh(A @ A.mT)[-1].clamp(min=0).sqrt())
+        size = A.abs().amax()
+        A = A / size  # whose square does not overflow
+        return float(torch.linalg.eigvalsh(A @ A.mT)[-1].clamp(min=0).sqrt() * size)
 
     @cached_property
     def transposed(self) -> Splitting:

@@ -93,7 +93,7 @@ class ForwardBackward(_SplittingSolver):
 
     def size(self, problem: MonotoneProblem) -> float:
         m, largest = problem.splitting.proof.m, problem.splitting.largest
-        return m / largest**2 if self.alpha is None else self.alpha
+        return m / largest / largest if self.alpha is None else self.alpha
 
     def rate(self, problem: Problem) -> float:
         form = monotone(problem)
