@@ -44,6 +44,14 @@ class Activation(ABC):
     def slope(self, t: Tensor) -> Tensor:
         """`phi'(t)` entrywise; at a kink one of the one-sided slopes."""
 
+    def slope_at(self, z: Tensor, image: bool, preactivation: Callable[[Tensor], Tensor]) -> Tensor:
+        """phi' at a solution z, `phi'(t)`, t its preactivation.
+
+        Where z is an image, a value of psi, a piecewise-linear phi has its slope at z itself: both
+        lie on the same piece.
+        """
+        return self.slope(z if image and self.slopes is not None else preactivation(z))
+
     def psi(self, r: Tensor, d: Tensor) -> Tensor:
         """The root z of `z = phi(d z + r)` for d < 1 (broadcastable); increasing in r.
 

@@ -27,6 +27,7 @@ from equicert.lipschitz import LipschitzBound, propose_zeta
 from equicert.operators import Dense
 from equicert.queries import Answer, Query, StateBox
 from equicert.rounding import down, up
+from equicert.solution import Solution
 from equicert.solvers import Anderson, solve
 from equicert.stored import StoredNetwork
 
@@ -61,8 +62,7 @@ class Lipschitz(StateBoxMethod):
         check_width(network, box)
         low, high = drive = network.drive_bounds(box.lo, box.hi)
         # U x0 + b and |U| x_r are centre and radius of the drive: no further products with U.
-        problem = network.driven_problem(0.5 * (low + high))
-        solution = solve(problem, Anderson(), self.tolerance, self.max_steps)
+        solution = _solved(network, drive, self.tolerance, self.max_steps)
         z, driven = solution.value, 0.5 * (high - low)
         zeta = propose_zeta(network, driven)
         ends = z - zeta, z + zeta
@@ -104,6 +104,17 @@ class Lipschitz(StateBoxMethod):
             if not bool(going.any()):
                 break
         return zeta
+
+
+def _solved(
+    network: StoredNetwork,
+    drive: tuple[Tensor, Tensor],  # (batch, n) each
+    tolerance: float,
+    max_steps: int,
+) -> Solution:
+    """The fixed points at the middle of the drive: U acts once, for the bounds and the solve."""
+    problem = network.driven_problem(0.5 * (drive[0] + drive[1]))
+    return solve(problem, Anderson(), tolerance, max_steps)
 
 
 def _steepest(
@@ -182,9 +193,8 @@ class LipschitzRadius(Method):
         x: Tensor,  # (batch, r)
     ) -> StateBox:
         """A proved box about z*(x)."""
-        low, high = drive = network.drive_bounds(x, x)
-        problem = network.driven_problem(0.5 * (low + high))
-        solution = solve(problem, Anderson(), self.tolerance, self.max_steps)
+        drive = network.drive_bounds(x, x)
+        solution = _solved(network, drive, self.tolerance, self.max_steps)
         z = solution.value
         return prove_state_box(network, drive, z, z, solution.converged, solution.bound)
 

@@ -126,7 +126,7 @@ class MonotoneProblem(Problem):
         phi = self.response
         if not isinstance(phi, Activation):
             return phi.D
-        return phi.slope(z if image and phi.slopes is not None else self.preactivation(z))
+        return phi.slope_at(z, image, self.preactivation)
 
     def prox(
         self,

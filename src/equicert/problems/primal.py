@@ -81,13 +81,8 @@ class PrimalProblem(ContractingProblem):
         z: Tensor,  # (batch, m)
         image: bool,
     ) -> Tensor:  # (batch, m)
-        """phi' at the solution z, `phi'(W z + u)`.
-
-        Where z is an image, a value of psi, a piecewise-linear phi has its slope at z itself: both
-        lie on the same piece.
-        """
-        phi = self.activation
-        return phi.slope(z if image and phi.slopes is not None else self._preactivation(z))
+        """phi' at the solution z; whether that is an image, see `Activation.slope_at`."""
+        return self.activation.slope_at(z, image, self._preactivation)
 
     def _preactivation(self, z: Tensor) -> Tensor:
         return self.sweep(z, self.drive).rows().addcmul_(self._own, z)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from equicert.contraction import Contraction, prove_contraction
+from equicert.errors import ConfigError
 from equicert.monotonicity import Monotone
 from equicert.operators import Operator
 
@@ -56,3 +58,14 @@ class Weight(nn.Module, ABC):
             NotContractingError, NotMonotoneError: it cannot be proved.
         """
         return prove_contraction(W, self.eta())
+
+
+def square(states: int, scale: float) -> nn.Parameter:
+    """An (n, n) parameter, its entries uniform on `[-scale/sqrt(n), scale/sqrt(n)]`.
+
+    Raises:
+        ConfigError: n < 1.
+    """
+    if states < 1:
+        raise ConfigError(f"a network needs at least one hidden unit, got {states}")
+    return nn.Parameter((2 * torch.rand(states, states) - 1) * (scale / states**0.5))

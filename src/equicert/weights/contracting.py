@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from equicert.errors import ConfigError, ModelError
 from equicert.norms import row_measures
 from equicert.operators import Dense
-from equicert.weights.base import Weight
+from equicert.weights.base import Weight, square
 
 
 @final
@@ -35,10 +35,8 @@ class Contracting(Weight):
         super().__init__()
         if not gamma < 1 or gamma == -torch.inf:
             raise ConfigError(f"gamma must be a finite number below 1, got {gamma!r}")
-        if states < 1:
-            raise ConfigError(f"a network needs at least one hidden unit, got {states}")
         self.gamma = gamma
-        self.T = nn.Parameter((2 * torch.rand(states, states) - 1) * (scale / states**0.5))
+        self.T = square(states, scale)
         self.log_eta = nn.Parameter(torch.zeros(states))
 
     def forward(self) -> Dense:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from equicert.errors import ConfigError
 from equicert.monotonicity import Monotone, prove_monotone
 from equicert.operators import Dense, Operator
-from equicert.weights.base import Weight
+from equicert.weights.base import Weight, square
 from equicert.weights.monotone import check_modulus
 
 
@@ -48,15 +48,15 @@ class LBEN(Weight):
         lipschitz: float | None = None,
     ) -> None:
         super().__init__()
-        check_modulus(states, m)
+        check_modulus(m)
         if lipschitz is not None and not 0 < lipschitz < math.inf:
             raise ConfigError(
                 f"the prescribed Lipschitz bound is infeasible: got {lipschitz!r}; it must be"
                 " finite and positive, for only constant networks have 0"
             )
         self.m, self.lipschitz = m, lipschitz
-        self.V = nn.Parameter((2 * torch.rand(states, states) - 1) * (scale / states**0.5))
-        self.S = nn.Parameter((2 * torch.rand(states, states) - 1) * (scale / states**0.5))
+        self.V = square(states, scale)
+        self.S = square(states, scale)
         self.log_Lambda = nn.Parameter(torch.zeros(states))
 
     def forward(self) -> Dense:

@@ -6,13 +6,12 @@ import math
 from typing import final
 
 import torch
-from torch import nn
 
 from equicert.errors import ConfigError
 from equicert.monotonicity import Monotone as Proof
 from equicert.monotonicity import prove_monotone
 from equicert.operators import Dense, Operator
-from equicert.weights.base import Weight
+from equicert.weights.base import Weight, square
 
 
 @final
@@ -34,10 +33,10 @@ class Monotone(Weight):
 
     def __init__(self, states: int, m: float = 1.0, scale: float = 1.0) -> None:
         super().__init__()
-        check_modulus(states, m)
+        check_modulus(m)
         self.m = m
-        self.A = nn.Parameter((2 * torch.rand(states, states) - 1) * (scale / states**0.5))
-        self.B = nn.Parameter((2 * torch.rand(states, states) - 1) * (scale / states**0.5))
+        self.A = square(states, scale)
+        self.B = square(states, scale)
 
     def forward(self) -> Dense:
         identity = torch.eye(len(self.A), dtype=self.A.dtype, device=self.A.device)
@@ -56,9 +55,7 @@ class Monotone(Weight):
         return f"states={len(self.A)}, m={self.m:g}"
 
 
-def check_modulus(states: int, m: float) -> None:
-    """Raise ConfigError unless `0 < m < inf` and there is a state."""
+def check_modulus(m: float) -> None:
+    """Raise ConfigError unless `0 < m < inf`."""
     if not 0 < m < math.inf:
         raise ConfigError(f"m must be finite and positive, got {m!r}: fixed points need not exist")
-    if states < 1:
-        raise ConfigError(f"a network needs at least one hidden unit, got {states}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import final
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from equicert.errors import ConfigError, ModelError
 from equicert.operators import Dense
-from equicert.weights.base import Weight
+from equicert.weights.base import Weight, square
 
 
 @final
@@ -45,10 +44,8 @@ class RowSum(Weight):
         super().__init__()
         if not 0 < bound < 1:
             raise ConfigError(f"the bound on row sums must be in (0, 1), got {bound!r}")
-        if states < 1:
-            raise ConfigError(f"a network needs at least one hidden unit, got {states}")
         self.bound = bound
-        self.T = nn.Parameter((2 * torch.rand(states, states) - 1) * (scale / math.sqrt(states)))
+        self.T = square(states, scale)
         self.s = nn.Parameter(self.T.detach().abs().sum(1))
 
     def forward(self) -> Dense:
