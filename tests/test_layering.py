@@ -24,7 +24,7 @@ FLOORS = {
     4: "queries bounds attacks lipschitz",
     5: "data mnist vectors models losses recipes runs schedules presets",
     6: "training initialisation checkpoints certification radius evaluation inspection",
-    7: "experiments report figures",
+    7: "comparison experiments report figures",
     8: "cli __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -16,6 +17,7 @@ from equicert.inspection import Inspection
 from equicert.report import percent
 
 _SHOWN = 20  # rows of a table of intervals
+_NAME_WIDTH, _COLUMN_WIDTH = 24, 15  # of a table with things in columns: five in 100 columns
 
 
 def out() -> Console:
@@ -93,6 +95,27 @@ def table(title: str, rows: Sequence[tuple[str, Any]]) -> Table:
 def rows_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table of texts under a header."""
     made = Table(*header, title=title, title_justify="left")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def columns_that_fit(console: Console) -> int:
+    """How many columns of `columns_table` stand side by side behind the first one."""
+    return max(1, (console.width - _NAME_WIDTH) // _COLUMN_WIDTH)
+
+
+def columns_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Things in columns, what is known of them in rows; long names of columns are folded."""
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    for k, name in enumerate(header):
+        made.add_column(
+            name,
+            justify="right" if k else "left",
+            overflow="fold",
+            no_wrap=k == 0,
+            max_width=_COLUMN_WIDTH - 2 if k else _NAME_WIDTH,
+        )
     for row in rows:
         made.add_row(*row)
     return made

@@ -12,10 +12,12 @@ from jsonargparse import ArgumentParser
 
 from equicert import __version__
 from equicert.cli import commands, demo
+from equicert.cli.compare import run_compare
 from equicert.cli.options import (
     AttackOptions,
     BoundOptions,
     CertifyOptions,
+    CompareOptions,
     DataOptions,
     DemoOptions,
     InspectOptions,
@@ -42,6 +44,9 @@ _HELP = {
     " AutoAttack).",
     "inspect": "Shapes, activation, matrix measures, the conditions of well-posedness that hold,"
     " and the Lipschitz bounds that apply.",
+    "compare": "Set models side by side on the same samples: parameters, clean accuracy, accuracy"
+    " under PGD, certified accuracy by every method that applies, and seconds. A method that does"
+    " not apply to a model says why.",
     "reproduce": "Reproduce a published experiment: 'figure2' of [J22] trains a robust and a"
     " non-robust network for each seed, certifies and attacks both over a grid of radii, and sets"
     " the numbers beside the published ones, in a figure, results.md and results.json.",
@@ -55,6 +60,7 @@ _OPTIONS: dict[str, list[type[Any]]] = {
     "bound": [BoundOptions],
     "attack": [AttackOptions],
     "inspect": [InspectOptions],
+    "compare": [CompareOptions],
     "reproduce": [ReproduceOptions],
     "demo": [DemoOptions],
 }
@@ -65,9 +71,12 @@ _FLAGS = {  # name: (the commands that have it, help)
     "per_margin": ("certify", "with --bound, a constant for each margin instead of 2 Lip"),
     "local": ("certify", "with --method lipschitz, slopes from the bounds on each box"),
     "quick": ("reproduce demo", "few epochs and samples only, to see that everything works"),
-    "resume": ("certify attack reproduce", "continue the run in OUT"),
-    "json": ("bound inspect", "print JSON instead of tables"),
-    "quiet": ("train certify bound attack inspect reproduce demo", "no progress and no table"),
+    "resume": ("certify attack compare reproduce", "continue the run in OUT"),
+    "json": ("bound inspect compare", "print JSON instead of tables"),
+    "quiet": (
+        "train certify bound attack inspect compare reproduce demo",
+        "no progress and no table",
+    ),
 }
 
 
@@ -132,6 +141,8 @@ def _build(argv: list[str]) -> _Parser:
 def _add_options(parser: _Parser, name: str) -> None:
     if name == "reproduce":
         parser.add_argument("experiment", type=str, help="figure2")
+    elif name == "compare":
+        parser.add_argument("models", type=str, nargs="+", help=".safetensors or .npz files")
     elif name not in ("train", "demo"):
         parser.add_argument("model", type=str, help="a .safetensors or .npz file")
     if name != "demo":
@@ -170,6 +181,9 @@ def _run(name: str, settings: dict[str, Any], argv: list[str]) -> None:
         case "reproduce":
             experiment = settings.pop("experiment")
             run_reproduce(experiment, ReproduceOptions(**settings), **flags)
+        case "compare":
+            models = settings.pop("models")
+            run_compare(CompareOptions(**settings), models, **flags)
         case "certify":
             model = settings.pop("model")
             commands.run_certify(CertifyOptions(**settings), model, **flags)

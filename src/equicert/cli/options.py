@@ -142,6 +142,31 @@ class InspectOptions:
 
 
 @dataclass
+class CompareOptions:
+    """Options of `equicert compare`.
+
+    Args:
+        data: digits, mnist, or an .npz file with x_test and y_test.
+        eps: radius of the box about each sample, sup-norm, in the units of the data.
+        domain: 'lo,hi' or 'none'; default the data set's own. Boxes are clipped to it.
+        limit: only the first so many test samples, of every model and method.
+        activation: of those .npz models that do not name their own.
+        data_dir: where mnist/ lies; default $EQUICERT_DATA_DIR, then the cache.
+        out: folder for comparison.md, comparison.json and all verdicts, by model and method.
+        threads: CPU threads; default torch's choice.
+    """
+
+    data: str
+    eps: float = 0.1
+    domain: str | None = None
+    limit: int | None = None
+    activation: str | None = None
+    data_dir: str | None = None
+    out: str | None = None
+    threads: int | None = None
+
+
+@dataclass
 class DemoOptions:
     """Options of `equicert demo`.
 
