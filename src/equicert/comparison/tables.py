@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from equicert.comparison.measurement import Attacked, Certified, Compared
+from equicert.comparison.results import Attacked, Certified, Compared
 from equicert.experiments.provenance import machine
 from equicert.runs import versions
 
@@ -166,7 +166,7 @@ def _attack(name: str, attack: Attacked, notes: _Notes) -> str:
 def _cell(model: Compared, certified: Certified, notes: _Notes) -> str:
     if certified.accuracy is None or certified.seconds is None:
         return f"{_NONE} {notes.mark(f'{model.name}: {certified.why_not}')}"
-    best = "*" if certified.accuracy == model.best and model.best > 0 else " "
+    best = "*" if 0 < certified.accuracy == model.best else " "
     text = f"{_percent(certified.accuracy)}{best} {_seconds(certified.seconds)}"
     odd = {why: count for why, count in certified.reasons.items() if why != _ORDINARY}
     if odd:
