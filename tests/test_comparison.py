@@ -264,7 +264,7 @@ def _without_times(held: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_resume_continues_where_a_kill_stopped(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["compare", "easy.npz", "skew.npz", "--data", "data.npz", "--out", "o", "--quiet"]
     words += ["--eps", "0.02"]
@@ -287,7 +287,6 @@ def test_resume_continues_where_a_kill_stopped(
     assert _without_times(again) == _without_times(whole)
     assert run(*words, "--resume", "--eps", "0.03") == 2
     assert "holds another run: eps is 0.02 there and 0.03 here" in capsys.readouterr().err
-    monkeypatch.chdir(here.parent)
 
 
 def test_json_and_page_hold_the_same(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
