@@ -96,7 +96,7 @@ class Spectral(Method):
 @final
 @dataclass(frozen=True)
 class SpectralAtPoint(Method):
-    """The l2 certificate of [P21] as printed, carried to the sup-norm about x:
+    """The l2 certificate of [P21] as printed, carried to the sup-norm about x.
 
         y_i(x') - y_j(x') >= y_i(x) - y_j(x) - sqrt(2) Lip_2 sqrt(r) rho
             for ||x' - x||_inf <= rho,   Lip_2 <= ||C||_2 ||U||_2 / m,
@@ -161,8 +161,7 @@ def _answer(
 ) -> Answer:
     """What the forms are at the middle of the ball, less what they lose from there.
 
-    Args:
-        lost: of forms and of the rows (indices) that ask for them, (rows, k).
+    `lost` maps forms and the rows (indices) that ask for them to losses, (rows, k).
     """
     still = StateBox(ball.lo, ball.hi, state.proved, state.reason)
     lower = answer_from_state(network, query, still).lower

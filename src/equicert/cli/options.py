@@ -164,10 +164,10 @@ class ReproduceOptions:
     Args:
         data: digits, mnist, or an .npz file with x_train, y_train, x_test, y_test.
         out: folder for models, verdicts, figure and results.
-        preset: recipe of the robust model: published, or best.
+        preset: of figure2, recipe of the robust model: published, or best.
         seeds: number of training runs a model, with seeds 0, 1, ...; default 3, quick 1.
-        epochs: of each training run; default the preset's, quick 10.
-        eps_max: the largest radius of the grid, at least 0.1.
+        epochs: of each training run; default the recipe's, quick 10 (figure2) or 2.
+        eps_max: of figure2, the largest radius of the grid, at least 0.1.
         limit: only the first so many test samples; default all, quick 1000.
         threads: CPU threads; default torch's choice.
         data_dir: where mnist/ lies; default $EQUICERT_DATA_DIR, then the cache.
