@@ -267,6 +267,22 @@ def test_verdicts_say_which_lipschitz_certificate_they_are(
         assert summary["certified_accuracy"] > 0
 
 
+@pytest.mark.parametrize(
+    ("words", "method"),
+    [
+        ((), "spectral"),
+        (("--bound", "printed"), "spectral-at-point"),
+        (("--bound", "printed", "--per-margin"), "spectral-at-point-per-margin"),
+    ],
+)
+def test_verdicts_say_which_l2_certificate_they_are(
+    here: Path, words: tuple[str, ...], method: str
+) -> None:
+    how = ("--eps", "0.001", "--method", "spectral", *words, "--out", "v")
+    assert run("certify", "net.npz", "--data", "data.npz", *how) == 0
+    assert json.loads((here / "v/summary.json").read_text())["method"] == method
+
+
 def test_radii_by_the_lipschitz_bound(here: Path) -> None:
     how = ("--radius", "--method", "lipschitz", "--bound", "derived", "--per-margin", "--out", "v")
     assert run("certify", "net.npz", "--data", "data.npz", *how) == 0
@@ -282,6 +298,9 @@ def test_radii_by_the_lipschitz_bound(here: Path) -> None:
         ("--per-margin",),
         ("--method", "lipschitz", "--per-margin"),
         ("--method", "lipschitz", "--bound", "derived", "--local"),
+        ("--method", "lipschitz", "--bound", "printed"),
+        ("--method", "spectral", "--bound", "weighted"),
+        ("--method", "spectral", "--per-margin"),
     ],
 )
 def test_settings_of_another_certificate_are_refused(

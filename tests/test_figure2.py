@@ -16,13 +16,16 @@ from command import run
 from equicert.attacks import PGD
 from equicert.data import DataSet, load_data
 from equicert.errors import ConfigError, OutputError
-from equicert.experiments import measurements, tables
-from equicert.experiments.figure2 import MODELS, Figure2, grid
-from equicert.experiments.measurements import Measured, Row, Spread, measure
-from equicert.experiments.pictures import figure2_picture
+from equicert.experiments import outcomes
+from equicert.experiments.figure2 import tables
+from equicert.experiments.figure2.definition import MODELS, Figure2, grid
+from equicert.experiments.figure2.measurements import Measured, Row, measure
+from equicert.experiments.figure2.pictures import figure2_picture
+from equicert.experiments.figure2.records import record
+from equicert.experiments.outcomes import Spread
 from equicert.experiments.progress import Progress
 from equicert.experiments.published import FIGURE2
-from equicert.experiments.records import record
+from equicert.experiments.reports import Request
 from equicert.experiments.verdicts import (
     Contradiction,
     attacks_on_proved,
@@ -75,7 +78,7 @@ def timeless(item: Any) -> Any:
 
 
 def numbers(out: Path, data: DataSet, study: Figure2 = TINY) -> dict[str, Any]:
-    return record(study, data, measure(study, out), command="", created="", quick=False)
+    return record(study, data, measure(study, out), Request("", "", quick=False))
 
 
 def test_numbers_are_those_of_the_verdict_files(whole: Path, blobs: DataSet) -> None:
@@ -206,7 +209,7 @@ def test_killed_study_resumes_to_the_same_numbers(
     ONE.run(blobs, out, resume=True)
     assert timeless(numbers(out, blobs, ONE)) == timeless(numbers(whole, blobs, ONE))
     for stage in ONE.stages():
-        if stage.job is not None:
+        if stage.task is not None:
             assert timeless(lines_of(out, stage.folder)) == timeless(lines_of(whole, stage.folder))
 
 
@@ -336,7 +339,7 @@ def test_table_sets_measured_values_beside_published_ones() -> None:
     ]
     assert rows["not robust", "clean"][0] == rows["not robust", "an epoch"][0] == ""
     assert FIGURE2["robust"].certified == 0.8313
-    assert "Certified and yet broken: 0 " in tables.check_sentence(MADE)
+    assert "Certified and yet broken: 0 " in tables.verdict_sentence(MADE)
     [alone] = [
         cells[-1]
         for model, what, *cells in tables.comparison(TINY, MADE[::2])
@@ -411,7 +414,7 @@ def test_broken_certificate_is_an_error_after_writing(
         attacked = path.parts[-3:-2] == ("attack",)
         return [v | {"status": "broken"} if attacked else v for v in read_lines(path)]
 
-    monkeypatch.setattr(measurements, "read_lines", tampered)
+    monkeypatch.setattr(outcomes, "read_lines", tampered)
     words = [*WORDS, "--limit", "5", "--eps-max", "0.1"]
     assert run(*words) == 1
     printed = capsys.readouterr()

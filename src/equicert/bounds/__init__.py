@@ -4,6 +4,14 @@ from equicert.bounds.base import Method
 from equicert.bounds.interval import Interval
 from equicert.bounds.lipschitz import Lipschitz, LipschitzRadius
 from equicert.bounds.sign_split import SignSplit
-from equicert.bounds.spectral import Spectral
+from equicert.bounds.spectral import Spectral, SpectralAtPoint
 
-__all__ = ["Interval", "Lipschitz", "LipschitzRadius", "Method", "SignSplit", "Spectral"]
+__all__ = [
+    "Interval",
+    "Lipschitz",
+    "LipschitzRadius",
+    "Method",
+    "SignSplit",
+    "Spectral",
+    "SpectralAtPoint",
+]

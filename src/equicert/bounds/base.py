@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from equicert import kernels
 from equicert.boxes import Box
 from equicert.enclosures import Enclosure
 from equicert.errors import InputError
@@ -75,6 +76,16 @@ def answer_from_state(network: StoredNetwork, query: Query, state: StateBox) -> 
         lower[chosen] = _lower_bounds(network, A, d, state.lo[chosen], state.hi[chosen], only)
     usable = state.proved[:, None] & ~lower.isnan()
     return Answer(query, torch.where(usable, lower, -torch.inf), state)
+
+
+def farthest(
+    x: Tensor,  # (batch, r)
+    box: Box,
+) -> Tensor:  # (batch,)
+    """The greatest distance in the sup-norm from x to a point of its box, rounded to nearest."""
+    if kernels.encloses(x, box.lo, box.hi):
+        return kernels.farthest(x, box.lo, box.hi)
+    return torch.maximum((box.hi - x).amax(-1), (x - box.lo).amax(-1))
 
 
 def _lower_bounds(

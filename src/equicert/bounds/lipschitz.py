@@ -16,8 +16,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from equicert import kernels
-from equicert.bounds.base import Method, StateBoxMethod, answer_from_state
+from equicert.bounds.base import Method, StateBoxMethod, answer_from_state, farthest
 from equicert.bounds.interval import check_width
 from equicert.bounds.state_box import prove_state_box
 from equicert.boxes import Box
@@ -134,16 +133,6 @@ def _steepest(
     return torch.stack([phi.slope(t) for t in (t_lo, middle, t_hi)]).amax(0)
 
 
-def _farthest(
-    x: Tensor,  # (batch, r)
-    box: Box,
-) -> Tensor:  # (batch,)
-    """The greatest distance in the sup-norm from x to a point of its box, rounded to nearest."""
-    if kernels.encloses(x, box.lo, box.hi):
-        return kernels.farthest(x, box.lo, box.hi)
-    return torch.maximum((box.hi - x).amax(-1), (x - box.lo).amax(-1))
-
-
 @final
 @dataclass(frozen=True)
 class LipschitzRadius(Method):
@@ -177,7 +166,7 @@ class LipschitzRadius(Method):
         check_width(network, query.box)
         if query.x is None:
             raise InputError("certificate (13) speaks of a radius about a point: the query needs x")
-        radius = up(_farthest(query.x, query.box))[:, None]
+        radius = up(farthest(query.x, query.box))[:, None]
         moved = up(radius * self.bound.states(network))  # (batch, n)
         point = self._at(network, query.x)
         state = StateBox(down(point.lo - moved), up(point.hi + moved), point.proved, point.reason)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from equicert.stored import StoredNetwork
 
 
+_AT_POINT = ("--bound", "--per-margin")  # of certificates that speak of a radius about x
 _PGD_SETTINGS = ("steps", "step_size", "restarts", "seed")
 
 
@@ -93,23 +94,31 @@ def run_certify(
 
 def _method(options: CertifyOptions, per_margin: bool, local: bool) -> Method:
     """The certificate; a setting that it does not have is refused, for it would be ignored."""
-    from equicert.bounds import Interval, Lipschitz, LipschitzRadius, SignSplit, Spectral
+    from equicert import bounds
     from equicert.lipschitz import BOUNDS
 
     given = {"--bound": options.bound is not None, "--per-margin": per_margin, "--local": local}
-    if options.method != "lipschitz":
-        plain = {"interval": Interval(), "sign-split": SignSplit(), "spectral": Spectral()}
-        used, method = (), plain[options.method]
-    elif options.bound is None:
-        used, method = ("--local",), Lipschitz(local)
-    else:
-        used = ("--bound", "--per-margin")
-        method = LipschitzRadius(BOUNDS[options.bound], per_margin)
+    match options.method, options.bound:
+        case "lipschitz", None:
+            used, method = ("--local",), bounds.Lipschitz(local)
+        case "lipschitz", str() as name if name in BOUNDS:
+            used, method = _AT_POINT, bounds.LipschitzRadius(BOUNDS[name], per_margin)
+        case "spectral", "printed":
+            used, method = _AT_POINT, bounds.SpectralAtPoint(per_margin)
+        case _:
+            plain = {
+                "interval": bounds.Interval(),
+                "lipschitz": bounds.Lipschitz(),
+                "sign-split": bounds.SignSplit(),
+                "spectral": bounds.Spectral(),
+            }
+            used, method = (), plain[options.method]
     for name, present in given.items():
         if present and name not in used:
             raise InputError(
                 f"{name} is not a setting of this certificate, {method.name}: --method lipschitz"
-                " takes --local, or --bound and with it --per-margin"
+                " takes --local, or --bound weighted, row-sum or derived and with it --per-margin;"
+                " --method spectral takes --bound printed and with it --per-margin"
             )
     return method
 

@@ -66,7 +66,7 @@ class _Stages(StudyProgress):
         self._stage, self._said = f"{text}, ", ""
         self._bar.update(self._task, completed=0, total=None, description=text)
         if not self._bar.console.is_terminal:
-            self._bar.console.print(text)
+            self._bar.console.print(text, soft_wrap=True)
 
     def samples(self, done: int, total: int) -> None:
         self._bar.update(self._task, completed=done, total=total)

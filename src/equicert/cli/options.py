@@ -41,9 +41,10 @@ class CertifyOptions:
         method: interval is certificate (14) of [J22], lipschitz is (13): in its derived form, about
             each box's own centre, or as printed, if --bound is given; sign-split is the interval
             iteration of [WeiK22], for comparison; spectral is the l2 bound of [P21] for monotone
-            networks, sharpened.
+            networks, sharpened, or as printed, if --bound is given.
         bound: with lipschitz, certificate (13) as printed, margin(x) - 2 Lip radius, by this bound
-            on Lip: weighted (Theorem 6.1), row-sum ([EG21]) or derived.
+            on Lip: weighted (Theorem 6.1), row-sum ([EG21]) or derived. With spectral, printed is
+            margin(x) - sqrt(2) Lip_2 sqrt(inputs) radius, Lip_2 that of [P21].
         domain: 'lo,hi' or 'none'; default the data set's own. Boxes are clipped to it.
         limit: only the first so many test samples.
         batch_size: samples at a time.
@@ -58,7 +59,7 @@ class CertifyOptions:
     largest: float = 1.0
     resolution: float = 1e-4
     method: Literal["interval", "lipschitz", "sign-split", "spectral"] = "interval"
-    bound: Literal["weighted", "row-sum", "derived"] | None = None
+    bound: Literal["weighted", "row-sum", "derived", "printed"] | None = None
     domain: str | None = None
     limit: int | None = None
     batch_size: int = 1000
@@ -188,10 +189,10 @@ class ReproduceOptions:
     Args:
         data: digits, mnist, or an .npz file with x_train, y_train, x_test, y_test.
         out: folder for models, verdicts, figure and results.
-        preset: recipe of the robust model: published, or best.
+        preset: of figure2, recipe of the robust model: published, or best.
         seeds: number of training runs a model, with seeds 0, 1, ...; default 3, quick 1.
-        epochs: of each training run; default the preset's, quick 10.
-        eps_max: the largest radius of the grid, at least 0.1.
+        epochs: of each training run; default the recipe's, quick 10 (figure2) or 2.
+        eps_max: of figure2, the largest radius of the grid, at least 0.1.
         limit: only the first so many test samples; default all, quick 1000.
         threads: CPU threads; default torch's choice.
         data_dir: where mnist/ lies; default $EQUICERT_DATA_DIR, then the cache.

@@ -13,17 +13,21 @@ from equicert.errors import InputError, nearest
 from equicert.presets import preset
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from equicert.data import DataSet
-    from equicert.experiments.figure2 import Figure2
-    from equicert.experiments.measurements import Measured
-    from equicert.runs import RunFolder
+    from equicert.experiments.figure1.definition import Figure1
+    from equicert.experiments.figure2.definition import Figure2
+    from equicert.experiments.reports import Report, Request
+    from equicert.experiments.study import Study
+    from equicert.experiments.systems.definition import Systems
+    from equicert.schedules import TrainConfig
 
 _QUICK_SEEDS: Final = 1
-_QUICK_EPOCHS: Final = 10
 _QUICK_LIMIT: Final = 1000  # and all of them attacked
-_QUICK_STEP: Final = 2  # hundredths between two radii
+_QUICK_EPOCHS: Final = {"figure1": 2, "figure2": 10, "systems": 2}
+_QUICK_STEP: Final = 2  # of Figure 2: hundredths between two radii
+EXPERIMENTS: Final = tuple(_QUICK_EPOCHS)
 
 
 def run_reproduce(
@@ -32,96 +36,126 @@ def run_reproduce(
     """Train, certify and attack as the experiment asks; leave a figure, a page and all numbers.
 
     Raises:
-        InputError: an unknown experiment or data set, an option out of its range.
+        InputError: an unknown experiment or data set, an option out of its range or of another
+            experiment.
         OutputError: `out` holds another run, or this one without `resume`.
         ContradictionError: an attack broke what was certified; everything was written.
     """
-    if experiment != "figure2":
-        raise InputError(f"unknown experiment '{experiment}'{nearest(experiment, ['figure2'])}")
+    if experiment not in EXPERIMENTS:
+        raise InputError(f"unknown experiment '{experiment}'{nearest(experiment, EXPERIMENTS)}")
     from equicert.cli import console
     from equicert.data import load_data
-    from equicert.experiments.measurements import measure
+    from equicert.experiments.reports import Request
     from equicert.experiments.verdicts import ContradictionError
 
-    study = _figure2(options, quick=quick)
+    study, report = _planned(experiment, options, quick=quick)
     folder_of_data = None if options.data_dir is None else Path(options.data_dir)
     data = load_data(options.data, folder_of_data, progress=not quiet)
     with console.study_progress(quiet) as progress:
         folder = study.run(data, options.out, spec=options.data, resume=resume, progress=progress)
-    models = measure(study, folder.path)
-    _write(folder, study, data, models, options, quick=quick)
+    created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    command = _command_line(experiment, options, quick=quick)
+    found = report(data, folder.path, Request(command, created, quick))
+    for name, content in found.files.items():
+        folder.write(name, content)
     if not quiet:
-        _print(folder, study, data, models, quick=quick)
-    broken = [found for measured in models for found in measured.contradictions]
-    if broken:
-        raise ContradictionError(broken)
+        stdout = console.out()
+        stdout.print(console.rows_table(found.title, found.header, found.rows))
+        for remark in found.remarks:
+            stdout.print(remark)
+        stdout.print(f"page: {shlex.quote(str(folder / 'results.md'))}")
+    if found.contradictions:
+        raise ContradictionError(found.contradictions)
+
+
+def _planned(
+    experiment: str, options: ReproduceOptions, *, quick: bool
+) -> tuple[Study, Callable[[DataSet, Path, Request], Report]]:
+    """The study, and what makes its report."""
+    from functools import partial
+
+    if experiment == "systems":
+        from equicert.experiments.systems.report import report as of_systems
+
+        systems = _systems(options, quick=quick)
+        return systems, partial(of_systems, systems)
+    if experiment == "figure1":
+        from equicert.experiments.figure1.report import report as of_figure1
+
+        figure1 = _figure1(options, quick=quick)
+        return figure1, partial(of_figure1, figure1)
+    from equicert.experiments.figure2.report import report as of_figure2
+
+    figure2 = _figure2(options, quick=quick)
+    return figure2, partial(of_figure2, figure2)
+
+
+def _figure1(options: ReproduceOptions, *, quick: bool) -> Figure1:
+    """The full or the quick study; options that are given override either."""
+    from equicert.experiments.figure1.definition import QUICK_RADII, Figure1
+
+    _refuse_settings_of_figure2("figure1", options)
+    config = preset("lipschitz-published", threads=options.threads)
+    study = Figure1(config)
+    if quick:
+        config = replace(config, epochs=_QUICK_EPOCHS["figure1"])
+        study = replace(study, radii=QUICK_RADII)
+    if options.epochs is not None:
+        config = replace(config, epochs=options.epochs)
+    seeds, limit = _counts(options, study, quick=quick)
+    return replace(study, config=config, seeds=seeds, limit=limit)
+
+
+def _systems(options: ReproduceOptions, *, quick: bool) -> Systems:
+    """The full or the quick study; options that are given override either."""
+    from equicert.experiments.systems.definition import QUICK_RADII, Systems, lasting
+
+    _refuse_settings_of_figure2("systems", options)
+    study = Systems()
+    if quick:
+        study = replace(study, radii=QUICK_RADII)
+    short = _QUICK_EPOCHS["systems"] if quick else None
+    epochs = short if options.epochs is None else options.epochs
+
+    def settled(config: TrainConfig) -> TrainConfig:
+        config = replace(config, threads=options.threads)
+        return config if epochs is None else lasting(config, epochs)
+
+    systems = tuple(replace(s, config=settled(s.config)) for s in study.systems)
+    seeds, limit = _counts(options, study, quick=quick)
+    return replace(study, systems=systems, seeds=seeds, limit=limit)
+
+
+def _refuse_settings_of_figure2(experiment: str, options: ReproduceOptions) -> None:
+    """Raise InputError for a setting that would be ignored."""
+    default = ReproduceOptions(options.data, options.out)
+    for name in ("preset", "eps_max"):
+        if getattr(options, name) != getattr(default, name):
+            raise InputError(f"{name} is a setting of figure2, not of {experiment}; leave it out")
 
 
 def _figure2(options: ReproduceOptions, *, quick: bool) -> Figure2:
     """The full or the quick study; options that are given override either."""
-    from equicert.experiments.figure2 import Figure2, grid
+    from equicert.experiments.figure2.definition import Figure2, grid
 
     config = preset(options.preset, threads=options.threads)
     study = Figure2(config, radii=grid(options.eps_max, _QUICK_STEP if quick else 1))
-    if quick:
-        study = replace(
-            study,
-            config=replace(config, epochs=_QUICK_EPOCHS),
-            seeds=_QUICK_SEEDS,
-            limit=_QUICK_LIMIT,
-        )
-    if options.epochs is not None:
-        study = replace(study, config=replace(study.config, epochs=options.epochs))
-    if options.seeds is not None:
-        study = replace(study, seeds=options.seeds)
-    return study if options.limit is None else replace(study, limit=options.limit)
+    epochs = _QUICK_EPOCHS["figure2"] if quick else config.epochs
+    config = replace(config, epochs=epochs if options.epochs is None else options.epochs)
+    seeds, limit = _counts(options, study, quick=quick)
+    return replace(study, config=config, seeds=seeds, limit=limit)
 
 
-def _write(
-    folder: RunFolder,
-    study: Figure2,
-    data: DataSet,
-    models: Sequence[Measured],
-    options: ReproduceOptions,
-    *,
-    quick: bool,
-) -> None:
-    from equicert.experiments import tables
-    from equicert.experiments.pictures import figure2_picture
-    from equicert.experiments.provenance import as_json
-    from equicert.experiments.records import record
-
-    created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    command = _command_line(options, quick=quick)
-    numbers = record(study, data, models, command=command, created=created, quick=quick)
-    mnist = data.name == "mnist"
-    units = "pixel values are in [0, 1]" if mnist else "in units of the data"
-    subtitle = tables.subtitle(study, data.name, models, quick=quick)
-    folder.write("figure2.png", figure2_picture(models, subtitle, units, published=mnist))
-    folder.write("results.md", tables.page(study, data.name, models, numbers))
-    folder.write("results.json", as_json(numbers))
+def _counts(options: ReproduceOptions, study: Study, *, quick: bool) -> tuple[int, int | None]:
+    """Seeds, and the limit of samples."""
+    seeds, limit = (_QUICK_SEEDS, _QUICK_LIMIT) if quick else (study.seeds, study.limit)
+    seeds = seeds if options.seeds is None else options.seeds
+    return seeds, limit if options.limit is None else options.limit
 
 
-def _print(
-    folder: RunFolder, study: Figure2, data: DataSet, models: Sequence[Measured], *, quick: bool
-) -> None:
-    from equicert.cli import console
-    from equicert.experiments import tables
-
-    stdout = console.out()
-    stdout.print(
-        console.rows_table("Figure 2 of [J22]", tables.COMPARED, tables.comparison(study, models))
-    )
-    stdout.print(tables.check_sentence(models))
-    stdout.print(tables.conditions(study, data.name, models))
-    if quick:
-        stdout.print(tables.QUICK)
-    stdout.print(f"page: {shlex.quote(str(folder / 'results.md'))}")
-
-
-def _command_line(options: ReproduceOptions, *, quick: bool) -> str:
+def _command_line(experiment: str, options: ReproduceOptions, *, quick: bool) -> str:
     """What to type to get the same numbers again."""
-    words = ["equicert", "reproduce", "figure2"]
+    words = ["equicert", "reproduce", experiment]
     default = ReproduceOptions(options.data, options.out)
     for name, value in vars(options).items():
         if name in ("data", "out") or value != getattr(default, name):

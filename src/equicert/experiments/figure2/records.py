@@ -6,37 +6,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from equicert.checkpoints import describe_domain
 from equicert.data import DataSet
-from equicert.experiments.figure2 import MODELS, Figure2
-from equicert.experiments.measurements import Measured, spread
-from equicert.experiments.provenance import machine
+from equicert.experiments.figure2.definition import MODELS, Figure2
+from equicert.experiments.figure2.measurements import Measured, spread
+from equicert.experiments.provenance import asked, described, surroundings
 from equicert.experiments.published import FIGURE2, FIGURE2_EPS, FIGURE2_MACHINE, J22
-from equicert.runs import versions
+from equicert.experiments.reports import Request
 
 
 def record(
     study: Figure2,
     data: DataSet,
     models: Sequence[Measured],
-    *,
-    command: str,
-    created: str,
-    quick: bool,
+    request: Request,
 ) -> dict[str, Any]:
     """Every number per seed and over seeds, and what they depend on. Times are in seconds."""
     return {
-        "experiment": "figure2",
-        "created": created,
-        "command": command,
-        "quick": quick,
-        "data": {
-            "name": data.name,
-            "digest": data.digest,
-            "training_samples": len(data.x_train),
-            "samples": models[0].samples,
-            "domain": describe_domain(data.domain),
-        },
+        **asked("figure2", request),
+        "data": described(data, models[0].samples),
         "settings": {
             "training": {name: study.training(name, 0).to_mapping() for name in MODELS},
             "seeds": list(range(study.seeds)),
@@ -54,8 +41,7 @@ def record(
             "machine": FIGURE2_MACHINE,
             "models": {name: asdict(values) for name, values in FIGURE2.items()},
         },
-        "machine": machine(study.config.threads),
-        "versions": versions(),
+        **surroundings(study.config.threads),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 
 from matplotlib import rc_context
@@ -10,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter, StrMethodFormatter
-from PIL import Image
 
-from equicert.experiments.figure2 import MODELS, NOT_ROBUST, ROBUST
-from equicert.experiments.measurements import Measured, Row, Spread, spread
+from equicert.experiments.drawing import draw_band, share_axes, with_palette
+from equicert.experiments.figure2.definition import MODELS, NOT_ROBUST, ROBUST
+from equicert.experiments.figure2.measurements import Measured, Row, spread
+from equicert.experiments.outcomes import Spread
 from equicert.experiments.published import FIGURE2, FIGURE2_EPS
 from equicert.figures import LIGHT, SMALL, Theme, put_title, style, to_png
 from equicert.report import percent
@@ -53,17 +52,11 @@ def figure2_picture(
                 _dot(axes, models[0].main.eps, main, colours[name])
             if published:
                 _mark_published(axes, name, colours[name], theme)
-        axes.set(xlim=(0, models[0].rows[-1].eps), ylim=(0, 1.04))
-        axes.set_xlabel(f"radius ε of the box around each image ({units})")
-        axes.set_ylabel("share of test images")
-        axes.yaxis.set_major_locator(MultipleLocator(0.2))
-        axes.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        share_axes(axes, models[0].rows[-1].eps, units)
         handles = _legend(colours, theme, dots=dots, published=published)
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=SMALL)
         put_title(axes, "Certified and attacked: robust and ordinary training", subtitle, theme)
-        return _with_palette(to_png(figure))
+        return with_palette(to_png(figure))
 
 
 def _band(
@@ -77,11 +70,7 @@ def _band(
     """The mean over seeds as a line, and the area from the least to the greatest value."""
     own = [measured.rows for measured in models if measured.model == name]
     found = [Spread.of([share(row) for row in rows]) for rows in zip(*own, strict=True)]
-    eps = [row.eps for row in own[0]]
-    lows, highs = [s.least for s in found], [s.greatest for s in found]
-    axes.fill_between(eps, lows, highs, color=colour, alpha=0.2, linewidth=0)
-    means = [s.mean for s in found]
-    axes.plot(eps, means, color=colour, linestyle=linestyle, linewidth=2, clip_on=False, zorder=3)
+    draw_band(axes, [row.eps for row in own[0]], found, colour, linestyle)
 
 
 def _dot(axes: Axes, eps: float, found: Spread, colour: str) -> None:
@@ -169,11 +158,3 @@ def _mark(marker: str, size: float, inside: str, theme: Theme, *, label: str) ->
         markeredgewidth=1.6,
         label=label,
     )
-
-
-def _with_palette(png: bytes) -> bytes:
-    """The same picture in 256 colours: lines and text need no more, and it is a third as large."""
-    small = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as image:
-        image.convert("RGB").quantize(256).save(small, format="png", optimize=True)
-    return small.getvalue()
