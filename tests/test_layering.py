@@ -17,10 +17,11 @@ PACKAGE = "equicert"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 FLOORS = {
-    0: "kernels errors arrays norms activations scalar_roots boxes rounding definiteness",
+    0: "kernels errors arrays norms activations scalar_roots boxes rounding definiteness"
+    " implicit_diff",
     1: "operators",
     2: "enclosures contraction monotonicity weights solution policies problems solvers",
-    3: "implicit_diff materialised stored network sequential",
+    3: "materialised stored network sequential",
     4: "queries bounds attacks lipschitz",
     5: "data mnist vectors models losses recipes runs schedules presets",
     6: "training initialisation checkpoints certification radius evaluation inspection",
