@@ -33,6 +33,18 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "ramp_start": 0.0,
         "ramp_end": 10.0,
     },
+    "adversarial": {
+        "recipe": "adversarial",
+        "input_gain": 1.0,
+        "kappa": 1.0,
+        "epochs": 20,
+        "batch_size": 200,
+        "learning_rate": 3e-3,
+        "warmup": 1.0,
+        "decay": "cosine",
+        "ramp_start": 0.0,
+        "ramp_end": 4.0,
+    },
 }
 
 
