@@ -107,8 +107,7 @@ class LipschitzPenalty(Recipe):
 class Adversarial(Recipe):
     """The loss at points found by PGD [M18], a baseline for empirical robustness.
 
-    Certified by (14), for comparison: adversarial training widens no bound on purpose, and narrows
-    none either.
+    Certified by (14), for comparison; nothing in the loss narrows the bounds that this needs.
     """
 
     eps: float

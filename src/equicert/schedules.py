@@ -164,7 +164,7 @@ class TrainConfig:
         if self.monotone and not nominal and self.recipe != "adversarial":
             raise ConfigError(
                 f"{self.weights} weights have no losses of [J22], which need a contracting network:"
-                " set recipe to adversarial, or recipe to inclusion and kappa to 0, got"
+                " set recipe to inclusion and kappa to 0, or recipe to adversarial, got"
                 f" {self.recipe} and {self.kappa:g}"
             )
         if self.solver != "default" and (self.solver in _SPLITTING) != self.monotone:
