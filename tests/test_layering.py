@@ -23,7 +23,7 @@ FLOORS = {
     2: "enclosures contraction monotonicity weights solution policies problems solvers",
     3: "materialised stored network sequential",
     4: "queries bounds attacks lipschitz",
-    5: "data mnist vectors models losses recipes runs schedules presets",
+    5: "data mnist vectors models losses adversarial recipes runs schedules presets",
     6: "training initialisation checkpoints certification radius evaluation inspection",
     7: "comparison experiments report figures",
     8: "cli __main__",
