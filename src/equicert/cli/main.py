@@ -40,8 +40,9 @@ _HELP = {
     " outwards, and show what proves it. No labels are needed.",
     "attack": "Search each sample's box for an input that changes its label (FGSM, PGD,"
     " AutoAttack).",
-    "inspect": "Shapes, activation, matrix measures, the conditions of well-posedness that hold,"
-    " and the Lipschitz bounds that apply.",
+    "inspect": "Which of five conditions for a unique fixed point hold, proved or refuted, with"
+    " their numbers; every Lipschitz bound that applies, sup-norm and l2, beside the largest"
+    " Jacobian that a search meets, so that the gap is seen.",
     "reproduce": "Reproduce a published experiment: 'figure2' of [J22] trains a robust and a"
     " non-robust network for each seed, certifies and attacks both over a grid of radii, and sets"
     " the numbers beside the published ones, in a figure, results.md and results.json.",
