@@ -124,12 +124,12 @@ def with_weights(network: StoredNetwork) -> StoredNetwork:
     with suppress(NotMonotoneError):
         _ = network.monotone
         return network
+    moduli = {}
     for Lambda in proposed_weights(network.W.dense()):
         assisted = dataclasses.replace(network, Lambda=Lambda)
         with suppress(NotMonotoneError):
-            _ = assisted.monotone
-            return assisted
-    return network
+            moduli[assisted.monotone.m] = assisted
+    return moduli[max(moduli)] if moduli else network
 
 
 def proposed_weights(
