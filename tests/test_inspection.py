@@ -342,3 +342,9 @@ def test_the_foreign_network(foreign: StoredNetwork) -> None:
     assert 9 < found.sampled.l2 < min(found.lipschitz_l2.values()) < 11.10
     assert found.sampled.sup is not None
     assert found.sampled.sup > found.sampled.l2
+
+
+def test_outputs_that_do_not_depend_on_the_input_have_constant_0() -> None:
+    found = inspect_network(stored(CONTRACTING["deaf to its input"]))
+    assert found.sampled.sup == found.sampled.l2 == 0
+    assert all(bound < 1e-50 for bound in found.lipschitz_l2.values())
