@@ -204,7 +204,7 @@ def run_inspect(options: InspectOptions, model: str, *, quiet: bool, json: bool)
 
     found = inspect_network(load_model(Path(model), options.activation))
     if json:
-        console.out().print_json(dumps(dataclasses.asdict(found)))
+        console.out().print_json(dumps(found.to_mapping(), allow_nan=False))
     elif not quiet:
         console.print_inspection(found)
 

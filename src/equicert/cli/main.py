@@ -42,8 +42,9 @@ _HELP = {
     " outwards, and show what proves it. No labels are needed.",
     "attack": "Search each sample's box for an input that changes its label (FGSM, PGD,"
     " AutoAttack).",
-    "inspect": "Shapes, activation, matrix measures, the conditions of well-posedness that hold,"
-    " and the Lipschitz bounds that apply.",
+    "inspect": "Which of five conditions for a unique fixed point hold, proved or refuted, with"
+    " their numbers; every Lipschitz bound that applies, sup-norm and l2, beside the largest"
+    " Jacobian that a search meets, so that the gap is seen.",
     "compare": "Set models side by side on the same samples: parameters, clean accuracy, accuracy"
     " under PGD, certified accuracy by every method that applies, and seconds. A method that does"
     " not apply to a model says why.",
