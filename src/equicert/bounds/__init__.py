@@ -1,9 +1,18 @@
-"""Methods that answer queries with rigorous bounds, passed as values."""
+"""Methods that answer queries with bounds, passed as values; all but one rigorously."""
 
 from equicert.bounds.base import Method
 from equicert.bounds.interval import Interval
 from equicert.bounds.lipschitz import Lipschitz, LipschitzRadius
+from equicert.bounds.semidefinite import Semidefinite
 from equicert.bounds.sign_split import SignSplit
 from equicert.bounds.spectral import Spectral
 
-__all__ = ["Interval", "Lipschitz", "LipschitzRadius", "Method", "SignSplit", "Spectral"]
+__all__ = [
+    "Interval",
+    "Lipschitz",
+    "LipschitzRadius",
+    "Method",
+    "Semidefinite",
+    "SignSplit",
+    "Spectral",
+]

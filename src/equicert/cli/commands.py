@@ -93,13 +93,25 @@ def run_certify(
 
 def _method(options: CertifyOptions, per_margin: bool, local: bool) -> Method:
     """The certificate; a setting that it does not have is refused, for it would be ignored."""
-    from equicert.bounds import Interval, Lipschitz, LipschitzRadius, SignSplit, Spectral
+    from equicert.bounds import (
+        Interval,
+        Lipschitz,
+        LipschitzRadius,
+        Semidefinite,
+        SignSplit,
+        Spectral,
+    )
     from equicert.lipschitz import BOUNDS
 
     given = {"--bound": options.bound is not None, "--per-margin": per_margin, "--local": local}
     if options.method != "lipschitz":
-        plain = {"interval": Interval(), "sign-split": SignSplit(), "spectral": Spectral()}
-        used, method = (), plain[options.method]
+        plain: dict[str, type[Method]] = {
+            "interval": Interval,
+            "sign-split": SignSplit,
+            "spectral": Spectral,
+            "semidefinite": Semidefinite,
+        }
+        used, method = (), plain[options.method]()
     elif options.bound is None:
         used, method = ("--local",), Lipschitz(local)
     else:
