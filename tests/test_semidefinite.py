@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,13 @@ from equicert.boxes import Box
 from equicert.certification import certify
 from equicert.errors import InputError, MissingExtraError, NotContractingError
 from equicert.queries import Forms, Query
+from equicert.radius import certified_radii
 from equicert.stored import StoredNetwork
 from monotone_networks import MONOTONE, stored, with_activation
 from networks import Network, random_network
 
 needs_solver = pytest.mark.skipif(
-    conic.find_spec("cvxopt") is None, reason="cvxopt is not installed (the extra sdp)"
+    find_spec("cvxopt") is None, reason="cvxopt is not installed (the extra sdp)"
 )
 SLACK = 1e-5  # of values that the solver computes to 1e-6
 
@@ -134,8 +136,9 @@ def test_an_unfinished_solve_claims_nothing() -> None:
 
 
 def _inequality(c: float, M: list[list[float]], p: list[float], q: list[float]) -> Inequality:
-    signed = np.array([0])
-    return Inequality(*(np.array(v, float) for v in ([c], M, [p], [q])), signed)
+    row, matrix = (np.array(v, float) for v in ([c], M))
+    P, Q = (np.array([v], float) for v in (p, q))
+    return Inequality(row, matrix, P, Q, np.array([0]))
 
 
 @needs_solver
@@ -204,7 +207,7 @@ def test_the_command_counts_claims_apart(
     net = contracting(3)
     x = torch.rand(5, 2, generator=torch.Generator().manual_seed(2))
     y = stored(net).predict(x).argmax(1)
-    np.savez("net.npz", **dict(zip("WUbCc", net.arrays, strict=True)), activation="relu")
+    np.savez("net.npz", W=net.W, U=net.U, b=net.b, C=net.C, c=net.c, activation="relu")
     np.savez("data.npz", x_train=x, y_train=y, x_test=x, y_test=y, domain=np.array([0.0, 1.0]))
     words = ["certify", "net.npz", "--data", "data.npz", "--method", "semidefinite"]
     assert run(*words, "--eps", "0.001", "--out", "v") == 0
@@ -220,3 +223,5 @@ def test_the_command_counts_claims_apart(
     assert run(*words, "--radius", "--out", "r") == 2
     assert "semidefinite only claims" in capsys.readouterr().err
     assert not Path("r").exists()
+    with pytest.raises(InputError, match="semidefinite only claims: ask at one eps"):
+        next(certified_radii(stored(net), x, y, Semidefinite()))

@@ -21,7 +21,7 @@ from equicert.boxes import Domain, Surroundings
 from equicert.certification import certify_boxes
 from equicert.data import DataSet
 from equicert.errors import InputError
-from equicert.radius import certified_radii, check_span
+from equicert.radius import certified_radii, check_bisectable, check_span
 from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines, versions
 from equicert.stored import StoredNetwork
 
@@ -77,11 +77,8 @@ class Certification:
         """Raise InputError for what would fail later, before an output folder is claimed."""
         Surroundings(samples.x, self.largest if self.eps is None else self.eps, samples.domain)
         check_span(self.largest, self.resolution)
-        if self.eps is None and not self.method.proves:
-            raise InputError(
-                f"--radius bisects between certified verdicts, and {self.method.name} only claims:"
-                " give one --eps"
-            )
+        if self.eps is None:
+            check_bisectable(self.method)
 
     def identity(self) -> dict[str, Any]:
         """What makes this run what it is, beside model and data."""
