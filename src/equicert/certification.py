@@ -2,7 +2,8 @@
 
 `certified` means: for the network with exactly the stored weights, in real arithmetic, every x in
 the box has a unique fixed point and the label's output is strictly the largest. The solver
-proposes; rounded-outwards tests certify. Anything less is `unknown`, with its reason.
+proposes; rounded-outwards tests certify. `claimed` means that a floating-point solver says so,
+without a proof. Anything less is `unknown`, with its reason.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from equicert.network import ImplicitNetwork
 from equicert.queries import Answer, Query, StateBox, check_labels
 from equicert.stored import StoredNetwork
 
-STATUSES = ("certified", "misclassified", "unknown")
+STATUSES = ("certified", "claimed", "misclassified", "unknown")
 # What keeps a method from deciding anything at all, in the words of a verdict.
 _UNDECIDED: dict[type[EquicertError], str] = {
     NotContractingError: "not contracting",
@@ -49,13 +50,16 @@ class Verdict:
 
     Attributes:
         status: "certified", "misclassified" (some class beats the label at x itself), both
-            rigorous, or "unknown".
+            rigorous; "claimed" by a method that proves nothing (`Semidefinite`); or "unknown".
         label: the label asked about.
         predicted: the network's label at the clean point; -1 where it could not be computed.
-        margin: rigorous lower bound on the least margin over the box; minus infinity if none.
+        margin: lower bound on the least margin over the box, rigorous unless the method's are
+            claims; minus infinity if none.
         method: the method's name.
         reason: why it is unknown ("margin", "unconverged", "rounding", "not contracting", "not
-            monotone", "not well-posed", "row sums"); else "".
+            monotone", "not well-posed", "row sums", "solver ..."); else "".
+        solver_status: what the solver of a claim said, "optimal" for example; "" where there was
+            none, or where it was not asked since the box's centre has another class.
     """
 
     status: str
@@ -64,10 +68,16 @@ class Verdict:
     margin: float
     method: str
     reason: str
+    solver_status: str = ""
 
     def to_json(self) -> dict[str, object]:
-        """The fields, with an infinite margin as None (JSON has no infinity)."""
+        """The fields, with an infinite margin as None (JSON has no infinity).
+
+        The solver's status is there only if there is one.
+        """
         fields = asdict(self)
+        if not self.solver_status:
+            del fields["solver_status"]
         if self.margin in (float("inf"), float("-inf")):
             fields["margin"] = None
         return fields
@@ -117,8 +127,9 @@ def certify(
         eps: radius in the sup-norm, in the units of x: a number, (r,) or (batch, 1).
         domain: two numbers or two (r,) vectors to intersect the box with, or None.
         method: `Interval()` (certificate (14) of [J22], default), `Lipschitz()` (13) in its derived
-            form, `LipschitzRadius(bound)` (13) as printed, `SignSplit()` ([WeiK22]), or
-            `Spectral()` and `SpectralAtPoint()` for monotone networks ([P21]).
+            form, `LipschitzRadius(bound)` (13) as printed, `SignSplit()` ([WeiK22]),
+            `Spectral()` and `SpectralAtPoint()` for monotone networks ([P21]), or
+            `Semidefinite()` for claims ([C21]).
         batch_size: samples at a time; changes no verdict to a false one.
 
     Raises:
@@ -159,12 +170,14 @@ def _verdicts(
     query = Query.of_margins(box, labels, network.outputs, x)
     held, margin = torch.zeros_like(labels, dtype=torch.bool), x.new_full((len(x),), -torch.inf)
     predicted, wrong, reasons = torch.full_like(labels, -1), held, ()
+    claimed, solver = held, ("",) * len(x)
     try:
         point = None
         try:
             answer = method.answer(network, query)
             held, margin, reasons = answer.holds, answer.margin, answer.reasons
-            point = answer.point
+            claimed, point = answer.claimed, answer.point
+            solver = answer.solver_status or solver
         except tuple(_UNDECIDED) as error:
             why = next(why for kind, why in _UNDECIDED.items() if isinstance(error, kind))
             reasons = (why,) * len(x)
@@ -173,11 +186,12 @@ def _verdicts(
         reasons = reasons or (_UNDECIDED[NotContractingError],) * len(x)
     except RoundingError:
         reasons = ("rounding",) * len(x)
-    columns = (held, wrong, labels, predicted, margin)
+    status = _statuses(held, wrong, claimed & (predicted == labels))
+    columns = (labels, predicted, margin)
     return [
-        _verdict(sure, lost, label, found, least, why, method.name)
-        for sure, lost, label, found, least, why in zip(
-            *(column.tolist() for column in columns), reasons, strict=True
+        Verdict(word, label, found, least, method.name, why if word == "unknown" else "", said)
+        for word, label, found, least, why, said in zip(
+            status, *(column.tolist() for column in columns), reasons, solver, strict=True
         )
     ]
 
@@ -240,14 +254,13 @@ def _beaten(
     return lower.gather(1, column[:, None])[:, 0] > 0
 
 
-def _verdict(
-    held: bool, wrong: bool, label: int, predicted: int, margin: float, reason: str, method: str
-) -> Verdict:
-    if held:
-        return Verdict("certified", label, label, margin, method, "")
-    if wrong:
-        return Verdict("misclassified", label, predicted, margin, method, "")
-    return Verdict("unknown", label, predicted, margin, method, reason)
+def _statuses(held: Tensor, wrong: Tensor, claimed: Tensor) -> list[str]:
+    """A word a sample; what is proved goes before what is claimed."""
+    words = (("certified", held), ("misclassified", wrong), ("claimed", claimed))
+    return [
+        next((word for word, where in words if bool(where[row])), "unknown")
+        for row in range(len(held))
+    ]
 
 
 @torch.no_grad()

@@ -38,6 +38,15 @@ class RoundingError(EquicertError):
     """The machine's arithmetic is not the arithmetic that the rounding bounds assume."""
 
 
+class MissingExtraError(EquicertError, ImportError):
+    """A method whose solver is an optional extra that is not installed."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{what} need {package}, which is not installed; run: pip install 'equicert[{extra}]'"
+        )
+
+
 class NotContractingError(EquicertError):
     """No positive eta with mu_{inf,[eta]^-1}(W) < 1 exists or could be proved."""
 

@@ -21,7 +21,7 @@ from equicert.boxes import Domain, Surroundings
 from equicert.certification import certify_boxes
 from equicert.data import DataSet
 from equicert.errors import InputError
-from equicert.radius import certified_radii, check_span
+from equicert.radius import certified_radii, check_bisectable, check_span
 from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines, versions
 from equicert.stored import StoredNetwork
 
@@ -77,6 +77,8 @@ class Certification:
         """Raise InputError for what would fail later, before an output folder is claimed."""
         Surroundings(samples.x, self.largest if self.eps is None else self.eps, samples.domain)
         check_span(self.largest, self.resolution)
+        if self.eps is None:
+            check_bisectable(self.method)
 
     def identity(self) -> dict[str, Any]:
         """What makes this run what it is, beside model and data."""
@@ -119,6 +121,11 @@ class Certification:
             found["certified_accuracy_at"] = {f"{e:g}": float((radii >= e).mean()) for e in grid}
         else:
             found["certified_accuracy"] = count["certified"] / len(lines)
+        if not self.method.proves:
+            found["claimed_accuracy"] = count["claimed"] / len(lines)
+            found["solver_statuses"] = dict(
+                Counter(line.get("solver_status", "not asked") for line in lines)
+            )
         reasons = Counter(line["reason"] for line in lines if line["reason"])
         return found | {"unknown": count["unknown"], "reasons": dict(reasons)}
 

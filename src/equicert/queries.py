@@ -154,19 +154,22 @@ class StateBox:
 
 @dataclass(frozen=True)
 class Answer:
-    """Rigorous lower bounds on every form, with the state box that proves them.
+    """Lower bounds on every form, with the state box that proves them, or a solver's word for them.
 
     Attributes:
         query: the question.
         lower: (batch, k) float64; minus infinity where nothing is proved.
         state: the proof.
         point: a box about z*(x), x the query's, where the method made one on its way.
+        solver_status: per sample, what a floating-point solver said of its bounds ("" where it was
+            not asked): they are claims, and nothing `holds`. None: the bounds are rigorous.
     """
 
     query: Query
     lower: Tensor
     state: StateBox
     point: StateBox | None = None
+    solver_status: tuple[str, ...] | None = None
 
     @cached_property
     def margin(self) -> Tensor:  # (batch,)
@@ -190,14 +193,22 @@ class Answer:
     @cached_property
     def holds(self) -> Tensor:  # (batch,) bool
         """Where the property is proved: strictly positive margin over a proved state box."""
-        return self.state.proved & (self.margin > 0)
+        rigorous = self.solver_status is None
+        return self.state.proved & (self.margin > 0) & rigorous
+
+    @cached_property
+    def claimed(self) -> Tensor:  # (batch,) bool
+        """Where a floating-point solver claims the property, and stopped for no reason."""
+        clean = [self.solver_status is not None and not why for why in self.state.reason]
+        return torch.tensor(clean, dtype=torch.bool, device=self.lower.device) & (self.margin > 0)
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Per sample: "" where it holds, else why it is unknown."""
+        """Per sample: "" where it holds or is claimed, else why it is unknown."""
+        decided = (self.holds | self.claimed).tolist()
         return tuple(
-            "" if held else (why or "margin")
-            for held, why in zip(self.holds.tolist(), self.state.reason, strict=True)
+            "" if done else (why or "margin")
+            for done, why in zip(decided, self.state.reason, strict=True)
         )
 
 

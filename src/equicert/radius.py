@@ -44,12 +44,23 @@ def certified_radii(
     is certified at `largest` stops there.
 
     Raises:
-        InputError: largest or resolution not positive, and as `certify`.
+        InputError: largest or resolution not positive, a method that proves nothing, and as
+            `certify`.
     """
+    check_bisectable(method)
     check_span(largest, resolution)
     for begin in range(0, len(x), batch_size):
         rows = slice(begin, begin + batch_size)
         yield _bisect(network, x[rows], labels[rows], method, domain, largest, resolution)
+
+
+def check_bisectable(method: Method) -> None:
+    """Raise InputError for a method whose verdicts are claims: there is nothing to bisect on."""
+    if not method.proves:
+        raise InputError(
+            f"the largest certified radius is bisected on proofs, and {method.name} only claims:"
+            " ask at one eps"
+        )
 
 
 def check_span(largest: float, resolution: float) -> None:

@@ -1,8 +1,9 @@
-"""Methods that answer queries with rigorous bounds, passed as values."""
+"""Methods that answer queries with bounds, passed as values; all but one rigorously."""
 
 from equicert.bounds.base import Method
 from equicert.bounds.interval import Interval
 from equicert.bounds.lipschitz import Lipschitz, LipschitzRadius
+from equicert.bounds.semidefinite import Semidefinite
 from equicert.bounds.sign_split import SignSplit
 from equicert.bounds.spectral import Spectral, SpectralAtPoint
 
@@ -11,6 +12,7 @@ __all__ = [
     "Lipschitz",
     "LipschitzRadius",
     "Method",
+    "Semidefinite",
     "SignSplit",
     "Spectral",
     "SpectralAtPoint",

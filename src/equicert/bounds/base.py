@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -23,10 +24,11 @@ class Method(ABC):
     """A way to bound linear forms of y over boxes of inputs."""
 
     name: str
+    proves: bool = True  # False: its bounds are floating-point claims, and nothing is certified
 
     @abstractmethod
     def answer(self, network: StoredNetwork, query: Query) -> Answer:
-        """Rigorous lower bounds on every form of the query.
+        """Lower bounds on every form of the query, rigorous if the method `proves`.
 
         Raises:
             NotContractingError, NotMonotoneError: the network is not proved well-posed in the way
@@ -52,17 +54,30 @@ class StateBoxMethod(Method, ABC):
         """
 
 
+def check_forms(network: StoredNetwork, query: Query) -> None:
+    """Raise InputError unless the forms have one column an output."""
+    if any(forms.A.shape[1] != network.outputs for forms in query.forms):
+        raise InputError(
+            f"the forms of a query on this network need {network.outputs} columns, one an output;"
+            f" got {sorted({forms.A.shape[1] for forms in query.forms})}"
+        )
+
+
+def unproved(network: StoredNetwork, reasons: Sequence[str]) -> StateBox:
+    """The range of phi for every state: true, and said to prove nothing."""
+    phi, shape = network.activation, (len(reasons), network.states)
+    lo, hi = network.b.new_full(shape, phi.lower), network.b.new_full(shape, phi.upper)
+    nothing = torch.zeros(len(reasons), dtype=torch.bool, device=lo.device)
+    return StateBox(lo, hi, nothing, tuple(reasons))
+
+
 def answer_from_state(network: StoredNetwork, query: Query, state: StateBox) -> Answer:
     """Bound every form over the state box by elision: one product per form, (10) of [J22].
 
     Raises:
         InputError: a form has another width than the network's outputs.
     """
-    if any(forms.A.shape[1] != network.outputs for forms in query.forms):
-        raise InputError(
-            f"the forms of a query on this network need {network.outputs} columns, one an output;"
-            f" got {sorted({forms.A.shape[1] for forms in query.forms})}"
-        )
+    check_forms(network, query)
     rows = query.forms[0].rows if query.forms else 0
     lower = state.lo.new_full((query.box.batch, rows), -torch.inf)
     together = max(1, _ROWS_TOGETHER // max(rows, 1))

@@ -30,7 +30,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from equicert.bounds.base import StateBoxMethod
+from equicert.bounds.base import StateBoxMethod, unproved
 from equicert.bounds.interval import check_width
 from equicert.bounds.state_box import prove_state_box
 from equicert.boxes import Box
@@ -75,7 +75,7 @@ class SignSplit(StateBoxMethod):
         try:
             problem = sign_split_problem(network, *drive)
         except NotContractingError:
-            return _nothing_proved(network, box.batch)
+            return unproved(network, (ILL_POSED,) * box.batch)
         solution = solve(problem, Anderson(), self.tolerance, self.max_steps)
         lo, hi = solution.value.chunk(2, -1)
         return prove_state_box(network, drive, lo, hi, solution.converged)
@@ -98,11 +98,3 @@ def sign_split_problem(
     drive = Drive(0.5 * (low + high), 0.5 * (high - low))
     error = low.new_zeros(len(low), 2 * network.states)
     return PrimalProblem(sweep, own, drive, lambda: error, network.activation, contraction)
-
-
-def _nothing_proved(network: StoredNetwork, batch: int) -> StateBox:
-    """The range of phi for every state: true, and said to prove nothing."""
-    phi, shape = network.activation, (batch, network.states)
-    lo, hi = network.b.new_full(shape, phi.lower), network.b.new_full(shape, phi.upper)
-    unproved = torch.zeros(batch, dtype=torch.bool, device=lo.device)
-    return StateBox(lo, hi, unproved, (ILL_POSED,) * batch)

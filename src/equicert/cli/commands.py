@@ -106,13 +106,14 @@ def _method(options: CertifyOptions, per_margin: bool, local: bool) -> Method:
         case "spectral", "printed":
             used, method = _AT_POINT, bounds.SpectralAtPoint(per_margin)
         case _:
-            plain = {
-                "interval": bounds.Interval(),
-                "lipschitz": bounds.Lipschitz(),
-                "sign-split": bounds.SignSplit(),
-                "spectral": bounds.Spectral(),
+            plain: dict[str, type[Method]] = {
+                "interval": bounds.Interval,
+                "lipschitz": bounds.Lipschitz,
+                "sign-split": bounds.SignSplit,
+                "spectral": bounds.Spectral,
+                "semidefinite": bounds.Semidefinite,
             }
-            used, method = (), plain[options.method]
+            used, method = (), plain[options.method]()
     for name, present in given.items():
         if present and name not in used:
             raise InputError(

@@ -37,7 +37,7 @@ _HELP = {
     " any moment, --resume OUT continues to the same weights.",
     "certify": "Decide for every test sample whether each input within eps provably has its label."
     " A line a sample goes to OUT/verdicts.jsonl: 'certified' is a theorem about the stored"
-    " weights, 'unknown' says why it is not.",
+    " weights, 'claimed' the word of a solver, 'unknown' says why it is neither.",
     "bound": "Enclose the outputs and the state of the network over boxes of inputs, rounded"
     " outwards, and show what proves it. No labels are needed.",
     "attack": "Search each sample's box for an input that changes its label (FGSM, PGD,"

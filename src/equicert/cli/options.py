@@ -42,7 +42,9 @@ class CertifyOptions:
         method: interval is certificate (14) of [J22], lipschitz is (13): in its derived form, about
             each box's own centre, or as printed, if --bound is given; sign-split is the interval
             iteration of [WeiK22], for comparison; spectral is the l2 bound of [P21] for monotone
-            networks, sharpened, or as printed, if --bound is given.
+            networks, sharpened, or as printed, if --bound is given;
+            semidefinite is the relaxation of [C21] for small networks, whose verdicts are claims
+            of a solver (needs the extra sdp).
         bound: with lipschitz, certificate (13) as printed, margin(x) - 2 Lip radius, by this bound
             on Lip: weighted (Theorem 6.1), row-sum ([EG21]) or derived. With spectral, printed is
             margin(x) - sqrt(2) Lip_2 sqrt(inputs) radius, Lip_2 that of [P21].
@@ -59,7 +61,7 @@ class CertifyOptions:
     eps: float = 0.1
     largest: float = 1.0
     resolution: float = 1e-4
-    method: Literal["interval", "lipschitz", "sign-split", "spectral"] = "interval"
+    method: Literal["interval", "lipschitz", "sign-split", "spectral", "semidefinite"] = "interval"
     bound: Literal["weighted", "row-sum", "derived", "printed"] | None = None
     domain: str | None = None
     limit: int | None = None
