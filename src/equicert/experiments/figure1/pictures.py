@@ -23,6 +23,7 @@ from equicert.experiments.figure1.definition import (
     name_of_lambda,
 )
 from equicert.experiments.outcomes import Outcome, spread
+from equicert.experiments.pages import grouped
 from equicert.figures import LIGHT, SMALL, Theme, put_title, style, to_png
 
 # From dark to light by lambda, told apart in grey, too; lambda = 0 and MON by their dashes.
@@ -67,7 +68,8 @@ def figure1_picture(
         share_axes(below, largest, units)
         attacked = name_of_lambda(study.attacked_lambda).replace("lambda", "λ")
         title = f"Certified and attacked, {attacked}"
-        few = "" if found[0].first == found[0].samples else f"; attacks: the first {found[0].first}"
+        first = found[0].first
+        few = "" if first == found[0].samples else f"; attacks: the first {grouped(first)}"
         put_title(below, title, subtitle + few, theme)
         return with_palette(to_png(figure))
 
