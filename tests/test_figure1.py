@@ -307,7 +307,7 @@ def test_command_writes_everything_and_resumes(
     words = [*WORDS, "--limit", "5", "--threads", "1"]
     assert run(*words) == 0
     printed = capsys.readouterr()
-    assert "stage 1 of 147, seed 0, lambda = 0 model: training" in printed.err
+    assert "stage 1 of 137, seed 0, lambda = 0 model: training" in printed.err
     assert "Figure 1 of [J22]" in printed.out
     assert "This is the quick version" in printed.out
     found = json.loads((here / "f" / "results.json").read_text())

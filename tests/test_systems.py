@@ -45,7 +45,7 @@ from equicert.presets import preset
 from equicert.schedules import TrainConfig
 from studies import Executioner, KilledError, lines_of, tampered, timeless
 
-SMALL: dict[str, Any] = {"epochs": 1, "batch_size": 20, "learning_rate": 0.05}
+SMALL: dict[str, Any] = {"epochs": 2, "batch_size": 20, "learning_rate": 0.05}
 THREE = (
     System("inclusion", TrainConfig(hidden=4, **SMALL), "a test", 1),
     System(
@@ -199,7 +199,7 @@ def test_page_and_picture(whole: Path, blobs: DataSet) -> None:
     assert [row[0] for row in written.rows] == [system.name for system in THREE]
     for row in written.rows:
         assert "| " + " | ".join(row) + " |" in page
-    assert "| sign split | a test | 2 | 1 |" in page  # settings, tuning runs, epochs
+    assert "| sign split | a test | 2 | 2 |" in page  # settings, tuning runs, epochs
     drawn = systems_picture(TINY, found, "blobs", "units")
     assert drawn.startswith(b"\x89PNG")
     assert systems_picture(TINY, found, "blobs", "units") == drawn
@@ -230,7 +230,7 @@ def test_command_writes_everything_and_resumes(
     assert "seed 0, inclusion model: training" in printed.err
     assert "All systems, each under its best certificate" in printed.out
     found = json.loads((here / "s" / "results.json").read_text())
-    assert found["training"]["inclusion"]["epochs"] == 2
+    assert found["training"]["inclusion"]["epochs"] == 1
     assert found["training"]["inclusion"]["threads"] == 1
     assert found["systems"]["sign split"] == {"source": "a test", "tuning_runs": 2}
     assert (here / "s" / "systems.png").read_bytes().startswith(b"\x89PNG")

@@ -4,7 +4,7 @@ from equicert.bounds.base import Method
 from equicert.bounds.interval import Interval
 from equicert.bounds.lipschitz import Lipschitz, LipschitzRadius
 from equicert.bounds.sign_split import SignSplit
-from equicert.bounds.spectral import Spectral, SpectralAtPoint
+from equicert.bounds.spectral import Spectral, SpectralAtPoint, SpectralLmi
 
 __all__ = [
     "Interval",
@@ -14,4 +14,5 @@ __all__ = [
     "SignSplit",
     "Spectral",
     "SpectralAtPoint",
+    "SpectralLmi",
 ]

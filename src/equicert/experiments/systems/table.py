@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from equicert.bounds import Interval, Lipschitz, Method, SignSplit, Spectral
+from equicert.bounds import Interval, Lipschitz, Method, SignSplit, Spectral, SpectralLmi
 from equicert.presets import preset
 from equicert.schedules import TrainConfig
 
@@ -18,17 +18,20 @@ INTERVAL: Final = "certify-interval"
 LIPSCHITZ: Final = "certify-lipschitz"
 SIGN_SPLIT: Final = "certify-sign-split"
 SPECTRAL: Final = "certify-spectral"
+LMI: Final = "certify-lmi"
 METHODS: Final[Mapping[str, Method]] = {
     INTERVAL: Interval(),
     LIPSCHITZ: Lipschitz(),
     SIGN_SPLIT: SignSplit(),
     SPECTRAL: Spectral(),
+    LMI: SpectralLmi(),
 }
 CALLED: Final[Mapping[str, str]] = {
     INTERVAL: "interval (14)",
     LIPSCHITZ: "Lipschitz (13), derived",
     SIGN_SPLIT: "sign split",
     SPECTRAL: "l2 ball",
+    LMI: "l2 by matrix inequality",
 }
 
 
