@@ -138,6 +138,22 @@ def test_the_choice_is_by_the_mean_over_seeds_at_each_radius() -> None:
     assert tables.certificate(study, found, one) == f"{CALLED[INTERVAL]} / {CALLED[SPECTRAL]}"
 
 
+def test_a_certificate_that_does_not_apply_is_not_the_best() -> None:
+    one = System("one", TrainConfig(), "a test", 0, (INTERVAL, SPECTRAL))
+    study = replace(TINY, systems=(one,))
+    nothing = (0.0,) * len(TINY.radii)
+    some = outcome(0, {INTERVAL: nothing, SPECTRAL: (0.9, 0.5, 0.0, 0.0, 0.0)})
+    inapplicable = replace(some, reasons={INTERVAL: "not contracting"})
+    assert best([some], one, 0.1)[0] == INTERVAL  # of equals the first
+    assert best([inapplicable], one, 0.1)[0] == SPECTRAL
+    assert best_names([some], one, TINY.radii) == [SPECTRAL]  # elsewhere nothing is certified
+    assert tables.certificate(study, [some], one) == CALLED[SPECTRAL]
+    silent = outcome(0, {INTERVAL: nothing, SPECTRAL: nothing})
+    silent = replace(silent, reasons=dict.fromkeys((INTERVAL, SPECTRAL), "not contracting"))
+    assert best([silent], one, 0.1)[1].mean == 0
+    assert tables.certificate(study, [silent], one) == "none certifies anything"
+
+
 def test_every_system_of_the_table_can_be_trained() -> None:
     study = Systems()
     assert len(study.systems) == len(SYSTEMS) == len({v.folder for v in study.variants()})
