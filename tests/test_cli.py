@@ -179,12 +179,15 @@ def test_inspect_tells_the_conditions(capsys: pytest.CaptureFixture[str]) -> Non
     W = arrays()["W"]
     assert math.isclose(values["||W||_inf"]["value"], np.abs(W).sum(1).max(), rel_tol=1e-12)
     best = values["mu_{inf,[eta]^-1}(W) at the best eta"]
-    assert best["proved"]
+    assert best["verdict"] == "holds"
     majorant = np.where(np.eye(6, dtype=bool), W, np.abs(W))
     abscissa = np.linalg.eigvals(majorant).real.max()
     assert abscissa - 1e-9 <= best["value"] < 1
+    assert 0 < found["sampled"]["sup"] <= min(found["lipschitz"].values())
+    assert 0 < found["sampled"]["l2"] <= min(found["lipschitz_l2"].values())
     assert run("inspect", "net.npz") == 0
-    assert "yes, proved" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("of 5 hold", "yes, proved", "/ from below", "l2 to l2"))
 
 
 def test_inspect_takes_a_network_that_does_not_contract(
@@ -194,7 +197,12 @@ def test_inspect_takes_a_network_that_does_not_contract(
     network["W"] = network["W"] + 5 * np.eye(6)
     np.savez(here / "bad.npz", activation="relu", **network)
     assert run("inspect", "bad.npz") == 0
-    assert "no Lipschitz bound applies" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "0 of 5 hold" in shown
+    assert "no Lipschitz bound applies" in shown
+    assert "no unique fixed point is proved" in shown
+    assert run("inspect", "bad.npz", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["sampled"]["sup"] is None
 
 
 def test_train_then_certify(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from equicert.bounds.lmi import lmi_bound
 from equicert.bounds.spectral import spectral_bound
 from equicert.cli import main
 from equicert.data import load_data
-from equicert.errors import ConfigError, ModelError, NotContractingError
+from equicert.errors import ConfigError, ModelError, NotContractingError, NotMonotoneError
 from equicert.inspection import inspect_network
 from equicert.models import load_model, save_model
 from equicert.network import ImplicitNetwork
@@ -161,7 +161,9 @@ def test_lambda_survives_a_file_and_is_not_believed(tmp_path: Path) -> None:
     arrays: dict[str, Any] = dict(zip("WUbCc", MONOTONE["mu_2 above 1"].arrays, strict=True))
     np.savez(tmp_path / "lying.npz", **arrays, Lambda=np.array([400.0, 1.0]), activation="relu")
     lying = load_model(tmp_path / "lying.npz")
-    assert inspect_network(lying).modulus is None
+    with pytest.raises(NotMonotoneError):
+        _ = lying.monotone
+    assert inspect_network(lying).modulus == pytest.approx(1)  # at another Lambda, which it finds
     np.savez(tmp_path / "nan.npz", **arrays, Lambda=np.array([np.nan, 1.0]), activation="relu")
     with pytest.raises(ModelError, match="Lambda has a NaN"):
         load_model(tmp_path / "nan.npz")
@@ -235,11 +237,11 @@ def test_inspection_has_the_numbers_of_the_proof() -> None:
     bounds = sorted(found.lipschitz_l2.values())
     assert bounds[1] == pytest.approx(spectral_bound(stored(MONOTONE["rotation"])), rel=1e-6)
     condition = next(c for c in found.conditions if c.name == "mu_2(W)")
-    assert condition.proved
+    assert condition.verdict == "holds"
     assert condition.value == pytest.approx(0, abs=1e-9)
     other = inspect_network(stored(MONOTONE["mu_2 above 1"]))
     assert other.Lambda_ratio == pytest.approx(400)
-    assert not next(c for c in other.conditions if c.name == "mu_2(W)").proved
+    assert next(c for c in other.conditions if c.name == "mu_2(W)").verdict == "fails"
 
 
 def test_forward_backward_trains_the_same_function() -> None:

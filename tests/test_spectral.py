@@ -205,9 +205,8 @@ def test_what_the_matrix_inequality_proves_is_what_margins_lose() -> None:
     weight = LBEN(20, lipschitz=0.5)
     U, C = torch.randn(20, 2), torch.randn(3, 20)
     W, Lambda = weight.given(U, C).dense().detach(), weight.log_Lambda.detach().exp()
-    network = StoredNetwork.from_arrays(
-        *(t.numpy() for t in (W, U, torch.zeros(20), C, torch.zeros(3))), Lambda=Lambda.numpy()
-    )
+    W, U, C, Lambda = (t.numpy() for t in (W, U, C, Lambda))
+    network = StoredNetwork.from_arrays(W, U, np.zeros(20), C, np.zeros(3), Lambda=Lambda)
     x = torch.full((1, 2), 0.25)
     query = Query.of_margins(Box(x - 0.1, x + 0.1), torch.zeros(1).long(), 3, x)
     found = SpectralLmi().answer(network, query).lower[0]

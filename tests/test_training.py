@@ -175,7 +175,11 @@ BAD = [
     ("tolerance", 0.0, "tolerance must be"),
     ("max_steps", 0, "max_steps must be"),
     ("evaluate_samples", -1, "evaluate_samples must be"),
-    ("recipe", "lipshitz", "recipe must be one of inclusion, lipschitz, got 'lipshitz'"),
+    (
+        "recipe",
+        "lipshitz",
+        "recipe must be one of inclusion, lipschitz, adversarial, got 'lipshitz'",
+    ),
     ("lipschitz_weight", -1e-5, "lipschitz_weight must be finite and >= 0, got -1e-05"),
     ("lipschitz_weight", float("nan"), "lipschitz_weight must be"),
     ("lipschitz_weight", 1e-3, "lipschitz_weight belongs to recipe 'lipschitz'"),
@@ -396,9 +400,9 @@ def test_each_epoch_takes_every_sample_once_in_an_order_of_its_own(
     taken: dict[int, list[int]] = {}
     step = Trainer._step
 
-    def watched(self: Trainer, epoch: int, moment: float, rows: torch.Tensor) -> Any:
+    def watched(self: Trainer, epoch: int, index: int, steps: int, rows: torch.Tensor) -> Any:
         taken.setdefault(epoch, []).extend(rows.tolist())
-        return step(self, epoch, moment, rows)
+        return step(self, epoch, index, steps, rows)
 
     monkeypatch.setattr(Trainer, "_step", watched)
     Trainer(blobs(), small()).run()

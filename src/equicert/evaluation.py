@@ -202,6 +202,35 @@ def evaluate(
 ) -> dict[str, Any]:
     """Run a job over all samples and return its summary.
 
+    Raises:
+        OutputError, InputError: as `evaluate_lines`.
+    """
+    found = evaluate_lines(
+        job, network, samples, batch_size=batch_size, out=out, resume=resume, progress=progress
+    )
+    return found.summary
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a job found: a line a sample, as in `verdicts.jsonl`, and what they say together."""
+
+    lines: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+
+def evaluate_lines(
+    job: Certification | AttackRun,
+    network: StoredNetwork,
+    samples: Samples,
+    *,
+    batch_size: int = 1000,
+    out: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Run a job over all samples and return its lines, too.
+
     With `out`, `verdicts.jsonl` gains a line a sample as it is decided and `summary.json` is
     written at the end; a killed run continues with `resume` after its last whole line.
 
@@ -226,7 +255,7 @@ def evaluate(
     summary |= {"seconds": sum(line["seconds"] for line in lines), "versions": versions()}
     if folder is not None:
         folder.write("summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    return summary
+    return Evaluation(lines, summary)
 
 
 def _decide_all(

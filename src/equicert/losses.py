@@ -218,7 +218,10 @@ def _check_labels(labels: Tensor, batch: int, classes: int) -> None:
             f"labels must be int64 of shape ({batch},), got {labels.dtype} of shape"
             f" {tuple(labels.shape)}"
         )
-    if len(labels) and not (labels.amin() >= 0 and labels.amax() < classes):
+    if not len(labels):
+        return
+    least, most = labels.aminmax()
+    if least < 0 or most >= classes:
         outside = (labels < 0) | (labels >= classes)
         row = int(outside.nonzero()[0])
         raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -28,6 +28,12 @@ class Materialised:
     proof: Contraction | Monotone
     hint: Tensor | None = None  # (n,) the eta of the parametrisation, with gradients to it
     beta: float = 1.0  # bound on the slope of phi
+
+    @cached_property
+    def without_history(self) -> Materialised:
+        """The same with the same proof, for gradients in inputs only."""
+        hint = None if self.hint is None else self.hint.detach()
+        return replace(self, W=self.W.detach(), U=self.U.detach(), b=self.b.detach(), hint=hint)
 
     @cached_property
     def contraction(self) -> Contraction:

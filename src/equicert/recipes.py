@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
 from torch import Tensor
 
+from equicert.adversarial import SignAscent, adversarial_loss
 from equicert.bounds import Interval, Lipschitz, Method
 from equicert.boxes import Domain
 from equicert.lipschitz import BOUNDS, LipschitzBound
@@ -30,8 +32,9 @@ class Recipe(ABC):
         labels: Tensor,  # (batch,) int64
         now: Setting,
         domain: Domain,
+        rng: np.random.Generator,
     ) -> Loss:
-        """The loss of one step."""
+        """The loss of one step; what is random in it is drawn from `rng`."""
 
     @abstractmethod
     def moving(self, now: Setting) -> Mapping[str, float]:
@@ -52,8 +55,15 @@ class Inclusion(Recipe):
     method = Interval()
 
     def loss(
-        self, network: ImplicitNetwork, x: Tensor, labels: Tensor, now: Setting, domain: Domain
+        self,
+        network: ImplicitNetwork,
+        x: Tensor,
+        labels: Tensor,
+        now: Setting,
+        domain: Domain,
+        rng: np.random.Generator,
     ) -> Loss:
+        del rng
         return inclusion_loss(network, x, labels, now.eps, now.kappa, domain)
 
     def moving(self, now: Setting) -> Mapping[str, float]:
@@ -73,9 +83,15 @@ class LipschitzPenalty(Recipe):
     method = Lipschitz()
 
     def loss(
-        self, network: ImplicitNetwork, x: Tensor, labels: Tensor, now: Setting, domain: Domain
+        self,
+        network: ImplicitNetwork,
+        x: Tensor,
+        labels: Tensor,
+        now: Setting,
+        domain: Domain,
+        rng: np.random.Generator,
     ) -> Loss:
-        del now, domain  # nothing of this loss moves, and it knows no boxes
+        del now, domain, rng  # nothing of this loss moves, and it knows no boxes
         return lipschitz_loss(network, x, labels, self.weight, self.bound)
 
     def moving(self, now: Setting) -> Mapping[str, float]:
@@ -86,8 +102,48 @@ class LipschitzPenalty(Recipe):
         return {"lipschitz_weight": self.weight, "lipschitz_bound": self.bound.name}
 
 
+@final
+@dataclass(frozen=True)
+class Adversarial(Recipe):
+    """The loss at points found by PGD [M18], a baseline for empirical robustness.
+
+    Certified by (14), for comparison; nothing in the loss narrows the bounds that this needs.
+    """
+
+    eps: float
+    kappa: float
+    ascent: SignAscent
+    method = Interval()
+
+    def loss(
+        self,
+        network: ImplicitNetwork,
+        x: Tensor,
+        labels: Tensor,
+        now: Setting,
+        domain: Domain,
+        rng: np.random.Generator,
+    ) -> Loss:
+        return adversarial_loss(
+            network, x, labels, now.eps, now.kappa, self.ascent, rng, domain=domain
+        )
+
+    def moving(self, now: Setting) -> Mapping[str, float]:
+        return {"eps": now.eps, "kappa": now.kappa}
+
+    def told(self) -> Mapping[str, Any]:
+        told = {"trained_eps": self.eps, "trained_kappa": self.kappa}
+        told |= {"attack_steps": self.ascent.steps}
+        if self.ascent.step_size is not None:
+            told |= {"attack_step_size": self.ascent.step_size}
+        return told
+
+
 def recipe_of(config: TrainConfig) -> Recipe:
     """The recipe that a config names."""
     if config.recipe == "lipschitz":
         return LipschitzPenalty(config.lipschitz_weight, BOUNDS[config.lipschitz_bound])
+    if config.recipe == "adversarial":
+        ascent = SignAscent(config.attack_steps, config.attack_step_size)
+        return Adversarial(config.eps, config.kappa, ascent)
     return Inclusion(config.eps, config.kappa)

@@ -41,12 +41,13 @@ class TrainConfig:
     Example: `TrainConfig(hidden=50, eps=0.05, epochs=10)`.
 
     Args:
-        recipe: the loss: "inclusion" is (11) of [J22], "lipschitz" is (8).
+        recipe: the loss: "inclusion" is (11) of [J22], "lipschitz" is (8), "adversarial" that at
+            points found by projected gradient ascent ([M18]), for empirical robustness.
         weights: the parametrisation of W: "contracting" is (12) of [J22], "row-sum" keeps
             ||W||_inf below a bound [EG21], "feed-forward" is a plain network with the layers named
             by `layers`, on which inclusion training is that of [G18]; "monotone" ([WK20]) and
-            "lben" ([R20]), for comparison, train by the nominal loss, kappa = 0, and are certified
-            by their l2 bound.
+            "lben" ([R20]), for comparison, train by the nominal loss, inclusion with kappa = 0, or
+            adversarially, and are certified by their l2 bound.
         hidden: number n of hidden units; of feed-forward weights, `layers` says it.
         layers: widths of the hidden layers of feed-forward weights, for example "100,75,50".
         activation: phi, for example "relu" or "leaky_relu(0.1)".
@@ -58,7 +59,10 @@ class TrainConfig:
             and less keeps the images of boxes narrow.
         eps: radius of the boxes in the sup-norm, in the units of the data: what is certified.
         overshoot: training boxes reach overshoot * eps, a little beyond what is certified.
-        kappa: final weight of the robust loss, in [0, 1].
+        kappa: final weight of the robust or the adversarial loss beside the nominal one, in [0, 1].
+        attack_steps: with "adversarial", steps of the ascent, each a forward and an adjoint solve.
+        attack_step_size: with "adversarial", the size of each; default 2.5 eps / attack_steps, with
+            eps as it rises.
         lipschitz_weight: with "lipschitz", lambda, the weight of the Lipschitz bound.
         lipschitz_bound: with "lipschitz", "weighted" is Theorem 6.1 of [J22], "row-sum" that of
             [EG21] (for weights that keep ||W||_inf < 1), "derived" the tightest.
@@ -92,7 +96,7 @@ class TrainConfig:
             of another recipe or of other weights than the chosen ones, which would be ignored.
     """
 
-    recipe: Literal["inclusion", "lipschitz"] = "inclusion"
+    recipe: Literal["inclusion", "lipschitz", "adversarial"] = "inclusion"
     weights: Literal["contracting", "row-sum", "feed-forward", "monotone", "lben"] = "contracting"
     hidden: int = 100
     layers: str | None = None
@@ -105,6 +109,8 @@ class TrainConfig:
     eps: float = 0.1
     overshoot: float = 1.0
     kappa: float = 0.75
+    attack_steps: int = 7
+    attack_step_size: float | None = None
     lipschitz_weight: float = 1e-5
     lipschitz_bound: Literal["weighted", "row-sum", "derived"] = "weighted"
     epochs: int = _PUBLISHED_EPOCHS
@@ -154,11 +160,12 @@ class TrainConfig:
 
     def _check_monotone(self) -> None:
         """Refuse a loss or a solver that these weights cannot have."""
-        if self.monotone and (self.recipe != "inclusion" or self.kappa != 0):
+        nominal = self.recipe == "inclusion" and self.kappa == 0
+        if self.monotone and not nominal and self.recipe != "adversarial":
             raise ConfigError(
-                f"{self.weights} weights train by the nominal loss, for the losses of [J22] need a"
-                f" contracting network: set recipe to inclusion and kappa to 0, got {self.recipe}"
-                f" and {self.kappa:g}"
+                f"{self.weights} weights have no losses of [J22], which need a contracting network:"
+                " set recipe to inclusion and kappa to 0, or recipe to adversarial, got"
+                f" {self.recipe} and {self.kappa:g}"
             )
         if self.solver != "default" and (self.solver in _SPLITTING) != self.monotone:
             raise ConfigError(
@@ -250,11 +257,13 @@ class TrainConfig:
         return self.learning_rate_late if late else self.learning_rate
 
 
-# Settings that belong to one recipe, or to one parametrisation of W.
+_RAMPED: Final = ("overshoot", "kappa", "ramp_start", "ramp_end")
+# Settings that belong to some recipes, or to some parametrisations of W.
 _OWN_SETTINGS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "recipe": {
-        "inclusion": ("overshoot", "kappa", "ramp_start", "ramp_end"),
+        "inclusion": _RAMPED,
         "lipschitz": ("lipschitz_weight", "lipschitz_bound"),
+        "adversarial": (*_RAMPED, "attack_steps", "attack_step_size"),
     },
     "weights": {
         "contracting": ("hidden", "gamma"),
@@ -280,6 +289,8 @@ _RANGES: Final[dict[str, _Range]] = {
     "eps": _NOT_NEGATIVE,
     "overshoot": _POSITIVE,
     "kappa": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "attack_steps": _COUNT,
+    "attack_step_size": _POSITIVE,
     "lipschitz_weight": _NOT_NEGATIVE,
     "epochs": _COUNT,
     "batch_size": _COUNT,

@@ -161,7 +161,7 @@ class Trainer:
         batches = torch.from_numpy(order).split(self.config.batch_size)
         with self._watching(epoch):
             for index, rows in enumerate(batches):
-                loss = self._step(epoch, epoch + index / len(batches), rows.to(self._x.device))
+                loss = self._step(epoch, index, len(batches), rows.to(self._x.device))
                 means.add(loss, len(rows))
                 value = float(loss.total.detach())
                 self._progress.step(epoch + 1, index + 1, len(batches), value)
@@ -187,15 +187,17 @@ class Trainer:
         self._progress.epoch(line)
         return line
 
-    def _step(self, epoch: int, moment: float, rows: Tensor) -> Loss:
-        now = self.config.at(moment)
+    def _step(self, epoch: int, index: int, steps: int, rows: Tensor) -> Loss:
+        now = self.config.at(epoch + index / steps)
         x, labels = self._x.index_select(0, rows), self._labels.index_select(0, rows)
-        loss = self._recipe.loss(self.network, x, labels, now, self.data.domain)
+        # A stream for each step: seeds that differ by zeros at the end are one to numpy.
+        rng = np.random.default_rng([self.config.seed, epoch, 1 + index])
+        loss = self._recipe.loss(self.network, x, labels, now, self.data.domain, rng)
         if not math.isfinite(float(loss.total.detach())):
             raise DivergedError(epoch + 1, now.learning_rate)
         for group in self._optimiser.param_groups:
             group["lr"] = now.learning_rate
-        self._optimiser.zero_grad()
+        self.network.zero_grad()  # the optimiser's own takes longer
         loss.total.backward()
         self._optimiser.step()
         return loss
@@ -285,7 +287,7 @@ class _Means:
         }
 
 
-_PARTS: Final = ("loss", "nominal_loss", "robust_loss", "lipschitz_bound")
+_PARTS: Final = ("loss", "nominal_loss", "robust_loss", "adversarial_loss", "lipschitz_bound")
 
 
 def _proof(proof: Contraction | Monotone) -> dict[str, float]:

@@ -23,6 +23,7 @@ from equicert.stored import StoredNetwork
 
 _SCALES = 41  # of s tried, a factor of 2^(1/4) apart
 _LIFT = 1 + 1e-9
+_FAR = 2.0**200  # in the place of an infinite s
 
 
 @torch.no_grad()
@@ -83,8 +84,9 @@ def _propose(H: Tensor, K: Tensor, J: Tensor) -> tuple[float, float]:
     sizes = [_largest(A) for A in (outer, inner)]
     if not max(sizes) < math.inf:
         return math.nan, math.nan
-    if min(sizes) <= 0:
-        return 1.0, 0.5 * max(*sizes, 2.0**-400)
+    if min(sizes) <= 0:  # y or z does not depend on the other: g falls with the part that counts
+        s = _FAR if sizes[1] <= 0 else 1 / _FAR
+        return s, 0.5 * max(sizes[0] / s, s * sizes[1], 2.0**-400)
     best = math.sqrt(sizes[0] / sizes[1])
     tried = [best * 2 ** ((k - _SCALES // 2) / 4) for k in range(_SCALES)]
     g, s = min((0.5 * _largest(outer / s + s * inner), s) for s in tried)

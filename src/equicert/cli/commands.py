@@ -49,7 +49,7 @@ def run_train(settings: dict[str, Any], *, preset: str, quiet: bool) -> None:
     if spec is None or out is None:
         raise InputError("train needs --data and --out, or --resume DIR to continue a run")
     data = load_data(spec, _path(where.data_dir), progress=not quiet)
-    data = recorded.restrict(data) if recorded is not None else _with_domain(data, where.domain)
+    data = recorded.restrict(data) if recorded is not None else with_domain(data, where.domain)
     with console.training_progress(quiet) as progress:
         trainer = Trainer(data, config, out, spec=spec, resume=resume, progress=progress)
         trained = trainer.run()
@@ -206,7 +206,7 @@ def run_inspect(options: InspectOptions, model: str, *, quiet: bool, json: bool)
 
     found = inspect_network(load_model(Path(model), options.activation))
     if json:
-        console.out().print_json(dumps(dataclasses.asdict(found)))
+        console.out().print_json(dumps(found.to_mapping(), allow_nan=False))
     elif not quiet:
         console.print_inspection(found)
 
@@ -215,23 +215,18 @@ def _evaluate(
     job: Any, options: CertifyOptions | AttackOptions, model: str, quiet: bool, resume: bool
 ) -> None:
     """What certify and attack share: load, run with progress, print the summary."""
-    import torch
-
     from equicert.cli import console
     from equicert.data import load_data
     from equicert.evaluation import Samples, evaluate
     from equicert.models import load_model
 
-    if options.threads is not None:
-        if options.threads < 1:
-            raise InputError(f"threads must be at least 1, got {options.threads}")
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     if resume and options.out is None:
         raise InputError("--resume continues the run in a folder: name it with --out")
     network = load_model(Path(model), options.activation)
     _require_well_posed(network)
     data = load_data(options.data, _path(options.data_dir), progress=not quiet)
-    data = _with_domain(data, options.domain)
+    data = with_domain(data, options.domain)
     samples = Samples.of(data, network, options.limit, data.domain)
     with console.progress(job.kind, quiet) as progress:
         summary = evaluate(
@@ -293,7 +288,26 @@ def parse_domain(text: str) -> Domain:
     return lo, hi
 
 
-def _with_domain(data: DataSet, text: str | None) -> DataSet:
+def set_threads(threads: int | None) -> None:
+    """Give torch this many threads; None leaves its choice.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    import torch
+
+    if threads is not None:
+        if threads < 1:
+            raise InputError(f"threads must be at least 1, got {threads}")
+        torch.set_num_threads(threads)
+
+
+def with_domain(data: DataSet, text: str | None) -> DataSet:
+    """The data with the domain of `--domain`; None leaves their own.
+
+    Raises:
+        InputError: as `parse_domain`.
+    """
     return data if text is None else dataclasses.replace(data, domain=parse_domain(text))
 
 

@@ -6,16 +6,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from equicert import training
+from equicert.conditions import Condition
 from equicert.experiments.progress import Progress as StudyProgress
 from equicert.inspection import Inspection
+from equicert.lipschitz_below import Sampled
 from equicert.report import percent
 
 _SHOWN = 20  # rows of a table of intervals
+_NAME_WIDTH, _COLUMN_WIDTH = 24, 15  # of a table with things in columns: five in 100 columns
 
 
 def out() -> Console:
@@ -98,6 +102,27 @@ def rows_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     return made
 
 
+def columns_that_fit(console: Console) -> int:
+    """How many columns of `columns_table` stand side by side behind the first one."""
+    return max(1, (console.width - _NAME_WIDTH) // _COLUMN_WIDTH)
+
+
+def columns_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Things in columns, what is known of them in rows; long names of columns are folded."""
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    for k, name in enumerate(header):
+        made.add_column(
+            name,
+            justify="right" if k else "left",
+            overflow="fold",
+            no_wrap=k == 0,
+            max_width=_COLUMN_WIDTH - 2 if k else _NAME_WIDTH,
+        )
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
 def summary_rows(summary: dict[str, Any]) -> list[tuple[str, Any]]:
     """The entries of a summary that a person wants to see, accuracies in per cent."""
     rows = []
@@ -135,26 +160,49 @@ def print_inspection(found: Inspection) -> None:
     rows: list[tuple[str, Any]] = [("hidden units n", n), ("inputs r", r), ("outputs q", q)]
     rows += [("activation", found.activation), ("digest", found.digest[:16])]
     if found.eta_ratio is not None:
-        rows.append(("eta_max / eta_min of the proof", found.eta_ratio))
+        rows.append(("contracting, proved: eta_max / eta_min", found.eta_ratio))
     if found.modulus is not None:
         rows.append(("monotone, proved: m", found.modulus))
         rows.append(("Lambda_max / Lambda_min of that proof", found.Lambda_ratio))
+    rows.append(("spectral abscissa of the majorant, in floats", found.abscissa))
     out().print(table("network", rows))
-    conditions = Table(
-        "sufficient condition", "value", "< 1", title="well-posedness", title_justify="left"
-    )
-    for condition in found.conditions:
-        verdict = ("yes, proved" if condition.proved else "yes") if condition.holds else "no"
-        conditions.add_row(condition.name, show(condition.value), verdict)
-    out().print(conditions)
-    if found.lipschitz:
-        bounds = list(found.lipschitz.items())
-        out().print(table("Lipschitz bounds, sup-norm to sup-norm, rounded upwards", bounds))
-    else:
-        out().print("no Lipschitz bound applies in the sup-norm: not proved contracting")
-    if found.lipschitz_l2:
-        euclidean = list(found.lipschitz_l2.items())
-        out().print(table("Lipschitz bounds, l2 to l2, rounded upwards", euclidean))
+    conditions = [found.conditions[0], found.stored_eta, *found.conditions[1:]]
+    listed = [(c.name, c.source, *_decided(c)) for c in conditions if c is not None]
+    holding = sum(c.verdict == "holds" for c in found.conditions)
+    title = f"conditions for a unique fixed point: {holding} of 5 hold"
+    out().print(rows_table(title, ("number", "source", "value", "< 1"), listed))
+    _print_lipschitz("sup-norm", "contracting", found.lipschitz, found.sampled.sup, found.sampled)
+    _print_lipschitz("l2", "monotone", found.lipschitz_l2, found.sampled.l2, found.sampled)
+
+
+def _decided(condition: Condition) -> tuple[str, str]:
+    """The number, with the side on which it is proved to lie, and what follows."""
+    side, verdict = {
+        "holds": ("<=", "yes, proved"),
+        "fails": (">=", "no, proved"),
+        "undecided": ("about", "undecided"),
+    }[condition.verdict]
+    return f"{side} {show(condition.value)}", verdict
+
+
+def _print_lipschitz(
+    norm: str, needs: str, bounds: dict[str, float], below: float | None, sampled: Sampled
+) -> None:
+    lines = [(name, show(value), _ratio(value, below)) for name, value in bounds.items()]
+    if below is not None:
+        lines.append((f"from below, by {sampled.points} Jacobians in floats", show(below), ""))
+    if lines:
+        title = f"Lipschitz constant, {norm} to {norm}: bounds, rounded upwards"
+        out().print(rows_table(title, ("bound", "value", "/ from below"), lines))
+    if not bounds:
+        out().print(f"no Lipschitz bound applies, {norm} to {norm}: not proved {needs}")
+    if below is None:
+        out().print(f"no Lipschitz constant from below, {norm} to {norm}: {sampled.reason}")
+
+
+def _ratio(bound: float, sampled: float | None) -> str:
+    """How far a bound may be off; nothing where there is nothing to compare it with."""
+    return f"{bound / sampled:.3g}" if sampled else ""
 
 
 def show(value: Any) -> str:

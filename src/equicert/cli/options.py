@@ -12,8 +12,9 @@ class DataOptions:
 
     Args:
         preset: recipe whose settings are the defaults below: published ([J22], (11)),
-            lipschitz-published ([J22], (8)), or best (certifies the most of those tried on mnist).
-            On the command line only, not in a --config file.
+            lipschitz-published ([J22], (8)), best (certifies the most of those tried on mnist), or
+            adversarial ([M18], for empirical robustness). On the command line only, not in a
+            --config file.
         data: digits, mnist, or an .npz file with x_train, y_train, x_test, y_test.
         out: folder of the run; model.safetensors is written there.
         domain: 'lo,hi' or 'none'; default the data set's own. Boxes are clipped to it.
@@ -21,7 +22,7 @@ class DataOptions:
         resume: continue the run in this folder, with its own options.
     """
 
-    preset: Literal["published", "best", "lipschitz-published"] = "published"
+    preset: Literal["published", "best", "lipschitz-published", "adversarial"] = "published"
     data: str | None = None
     out: str | None = None
     domain: str | None = None
@@ -141,6 +142,31 @@ class InspectOptions:
     """
 
     activation: str | None = None
+
+
+@dataclass
+class CompareOptions:
+    """Options of `equicert compare`.
+
+    Args:
+        data: digits, mnist, or an .npz file with x_test and y_test.
+        eps: radius of the box about each sample, sup-norm, in the units of the data.
+        domain: 'lo,hi' or 'none'; default the data set's own. Boxes are clipped to it.
+        limit: only the first so many test samples, of every model and method.
+        activation: of those .npz models that do not name their own.
+        data_dir: where mnist/ lies; default $EQUICERT_DATA_DIR, then the cache.
+        out: folder for comparison.md, comparison.json and all verdicts, by model and method.
+        threads: CPU threads; default torch's choice.
+    """
+
+    data: str
+    eps: float = 0.1
+    domain: str | None = None
+    limit: int | None = None
+    activation: str | None = None
+    data_dir: str | None = None
+    out: str | None = None
+    threads: int | None = None
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import shlex
 from collections import Counter
 from typing import Any
@@ -43,7 +42,7 @@ def results(found: Findings, options: DemoOptions, created: str) -> dict[str, An
         "standings": dict(Counter(standings(found))),
         "median_radius": {name: median_radius(found, name) for name in found.reached},
         "certified_boxes_attacked": found.attacked,
-        "inspection": _finite(dataclasses.asdict(found.inspection)),
+        "inspection": found.inspection.to_mapping(),
         "seconds": {name: round(value, 3) for name, value in found.seconds.items()},
         "versions": versions(),
     }
@@ -61,12 +60,3 @@ def median_radius(found: Findings, name: str) -> float:
     radii = sorted(line["radius"] or 0.0 for line in found.reached[name])
     middle = len(radii) // 2
     return radii[middle] if len(radii) % 2 else (radii[middle - 1] + radii[middle]) / 2
-
-
-def _finite(item: Any) -> Any:
-    """The same with None for what JSON does not hold."""
-    if isinstance(item, float) and not math.isfinite(item):
-        return None
-    if isinstance(item, dict):
-        return {key: _finite(value) for key, value in item.items()}
-    return [_finite(value) for value in item] if isinstance(item, list | tuple) else item

@@ -42,6 +42,7 @@ _COLUMNS: Final = [
     "clean",
 ]
 
+_VERDICTS: Final = {"holds": "yes, proved", "fails": "no, proved", "undecided": "undecided"}
 _WORDS: Final = {
     "radius ε, box": "All images whose every pixel differs from the test image by at most ε. Pixels"
     " are numbers in [0, 1] (the grey values 0 to 16, divided by 16), and boxes are clipped to"
@@ -186,8 +187,11 @@ def _network(found: Findings) -> list[Block]:
         ["η_max / η_min", f"{float(contraction.eta.max() / contraction.eta.min()):.4g}"],
         *([f"Lipschitz bound `{name}`", f"{value:.4g}"] for name, value in seen.lipschitz.items()),
     ]
+    if seen.sampled.sup is not None:
+        facts.append(["largest Jacobian sampled, floating point", f"{seen.sampled.sup:.4g}"])
     conditions = [
-        [f"`{c.name}`", f"{c.value:.4g}", _verdict(c.holds, c.proved)] for c in seen.conditions
+        [f"`{c.name}` ({c.source})", f"{c.value:.4g}", _VERDICTS[c.verdict]]
+        for c in seen.conditions
     ]
     return [
         Paragraph(
@@ -199,15 +203,12 @@ def _network(found: Findings) -> list[Block]:
         Table(
             ["condition", "value", "below 1"],
             conditions,
-            "Each of them, where it is below 1, is enough for a unique fixed point. One that is"
-            " proved is all a certificate needs; the others are floating-point values.",
+            "Each of them, where it is below 1, is enough for a unique fixed point; one is all that"
+            " a certificate needs. Numbers are proved upper bounds where it says yes, proved lower"
+            " bounds where it says no, and floating point elsewhere.",
             numeric=frozenset({1}),
         ),
     ]
-
-
-def _verdict(holds: bool, proved: bool) -> str:
-    return ("yes, proved" if proved else "yes") if holds else "no"
 
 
 def _training(picture: tuple[bytes, bytes]) -> Picture:

@@ -82,7 +82,7 @@ def _panels(figure: Figure) -> tuple[Axes, Axes, Axes]:
 
 def _looks(study: Figure1, theme: Theme) -> dict[str, _Look]:
     falling = sorted((weight for weight in study.lambdas if weight > 0), reverse=True)
-    looks = {
+    looks: dict[str, _Look] = {
         name_of_lambda(weight): (
             _COLOURS[k * (len(_COLOURS) - 1) // max(1, len(falling) - 1)],
             "-",
@@ -136,8 +136,7 @@ def _attacked(axes: Axes, study: Figure1, found: Sequence[Outcome], theme: Theme
         PER_MARGIN: ("certified, (13) derived, per margin", theme.lipschitz, "-", "D"),
         PRINTED: ("certified, (13) as printed", theme.lipschitz, "-.", "v"),
     }
-    for name, (_, *look) in curves.items():
-        colour, linestyle, marker = look
+    for name, (_, colour, linestyle, marker) in curves.items():
         attack = name in (BY_PGD, BY_FGSM)
         _curve(axes, found, attacked, name, colour, linestyle, marker, from_clean=attack)
     handles = [_handle(label, colour, line, mark) for label, colour, line, mark in curves.values()]

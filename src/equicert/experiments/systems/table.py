@@ -102,6 +102,7 @@ SYSTEMS: Final = (
         "the network of [J22]'s comparison",
         3,
     ),
+    System("adversarial (PGD)", preset("adversarial"), "[M18]", 0),
     System(
         "nominal", preset("lipschitz-published", lipschitz_weight=0.0), "(8) with lambda = 0", 0
     ),

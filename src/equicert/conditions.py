@@ -1,0 +1,260 @@
+"""The five conditions under which `z = phi(W z + u)` has one solution: which hold, which fail.
+
+Each says that a number is below 1: an infimum over positive weights, or a norm. An upper bound on
+the number below 1 proves it; a lower bound of at least 1, by a witness, refutes it (derived here,
+after Collatz and Wielandt): for every v >= 0 but 0, A entrywise >= 0 off its diagonal,
+
+    inf_eta max_i (A eta)_i / eta_i  >=  min_{v_i > 0} (A v)_i / v_i,
+
+which is [J22]'s number for A = M, the Metzler majorant of W, and `lambda_pf(|W|)` for A = |W|;
+
+    mu_2(W) >= v^T W v / v^T v;
+
+    inf_Lambda mu_2(Lambda^(1/2) W Lambda^(-1/2))
+        >=  min_{v_i != 0} Re( conj(v_i) (W v)_i ) / |v_i|^2
+
+for every complex v but 0, since with that minimum c, `Re v^* Lambda (W - c I) v >= 0` for every
+diagonal Lambda > 0.
+
+The numbers have an order, by which what is proved of one may decide another:
+
+    ||W||_inf >= lambda_pf(|W|) >= inf_eta mu_{inf,[eta]^-1}(W) >= inf_Lambda (...) <= mu_2(W).
+
+The third step is derived here, see `proposed_weights`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from equicert.contraction import prove_contraction, prove_rows
+from equicert.enclosures import Enclosure
+from equicert.errors import NotContractingError, NotMonotoneError
+from equicert.norms import best_eta, majorant_abscissa, matrix_measure, optimal_eta
+from equicert.operators import Dense
+from equicert.rounding import down, up
+from equicert.stored import StoredNetwork
+
+Verdict: TypeAlias = Literal["holds", "fails", "undecided"]
+
+_MU, _ROWS, _RADIUS, _MU_2, _LBEN = range(5)
+# (larger number, smaller number), in the order in which an upper bound is handed down.
+_ORDER = ((_ROWS, _RADIUS), (_RADIUS, _MU), (_MU, _LBEN), (_MU_2, _LBEN))
+_NOISE = 1e-4  # entries of a witness that are smaller, relatively, may be better left out
+
+
+@dataclass(frozen=True)
+class Condition:
+    """`value < 1`, a sufficient condition for a unique fixed point.
+
+    Attributes:
+        name: of the number.
+        source: whose condition it is.
+        value: a proved upper bound on the number where the condition holds, a proved lower bound
+            where it fails, floating point where it is undecided.
+        verdict: a theorem about the stored weights, unless it is "undecided".
+    """
+
+    name: str
+    source: str
+    value: float
+    verdict: Verdict
+
+
+@torch.no_grad()
+def five_conditions(
+    network: StoredNetwork,  # its hint Lambda is tried for the last one
+) -> tuple[Condition, ...]:
+    """Those of [J22], [EG21] (two), [WK20] and [R20], in this order; never raises."""
+    W = network.W.dense()
+    own, zero = W.diagonal(), torch.zeros_like(W[0])
+    found = [
+        _perron("mu_{inf,[eta]^-1}(W) at the best eta", "[J22], Thm 5.1", W, own),
+        _row_sums(W),
+        _perron("lambda_pf(|W|)", "[EG21]", W, zero),
+        _spectral(network),
+        _weighted(network),
+    ]
+    for larger, smaller in _ORDER:
+        found[smaller] = _decided_by(found[larger], found[smaller], "holds")
+    for larger, smaller in reversed(_ORDER):
+        found[larger] = _decided_by(found[smaller], found[larger], "fails")
+    return tuple(found)
+
+
+def _decided_by(other: Condition, condition: Condition, verdict: Verdict) -> Condition:
+    """The condition with the other's verdict and number, where it has none of its own."""
+    if condition.verdict != "undecided" or other.verdict != verdict:
+        return condition
+    return dataclasses.replace(condition, value=other.value, verdict=verdict)
+
+
+@torch.no_grad()
+def stored_condition(network: StoredNetwork) -> Condition | None:
+    """[J22]'s at the stored eta itself, whatever serves instead; None where none is usable."""
+    eta = network.eta
+    if eta is None or not bool(((eta > 0) & eta.isfinite()).all()):
+        return None
+    name, source = "mu_{inf,[eta]^-1}(W) at the stored eta", "[J22], Thm 5.1"
+    with suppress(NotContractingError):
+        found = prove_contraction(network.W, eta)
+        if torch.equal(found.eta, eta):  # and not another one that served instead
+            return Condition(name, source, found.mu, "holds")
+    rest = network.W.off_diagonal().dense()
+    least = float(_quotients(rest, network.diagonal, eta).amax())
+    if least >= 1:
+        return Condition(name, source, least, "fails")
+    value = float(matrix_measure(network.W.dense(), eta))
+    return Condition(name, source, value, "undecided")
+
+
+def with_weights(network: StoredNetwork) -> StoredNetwork:
+    """The network, with another hint Lambda where that proves it monotone and its own does not.
+
+    The hint is no part of what is certified: every bound on the one holds of the other.
+    """
+    with suppress(NotMonotoneError):
+        _ = network.monotone
+        return network
+    moduli = {}
+    for Lambda in proposed_weights(network.W.dense()):
+        assisted = dataclasses.replace(network, Lambda=Lambda)
+        with suppress(NotMonotoneError):
+            moduli[assisted.monotone.m] = assisted
+    return moduli[max(moduli)] if moduli else network
+
+
+def proposed_weights(
+    W: Tensor,  # (n, n) float64
+) -> Iterator[Tensor]:  # (n,) each
+    """`Lambda_i = xi_i / eta_i` for `M eta < a eta`, `M^T xi < a xi`, a >= abscissa(M).
+
+    Then `S = sym(Lambda (a I - M))` is positive definite, for it has no positive entry off its
+    diagonal and `S eta > 0`, and so is `sym(Lambda (a I - W))`, as `x^T Lambda W x` is at most
+    `|x|^T Lambda M |x|`: a contracting network is monotone (derived here). Other networks may be
+    monotone at such a Lambda; the test decides.
+    """
+    for vector in (best_eta, optimal_eta):
+        with suppress(NotContractingError):
+            yield vector(W.mT) / vector(W)
+
+
+def _perron(
+    name: str,
+    source: str,
+    W: Tensor,  # (n, n)
+    own: Tensor,  # (n,) its diagonal, or zeros where that counts by its absolute value, too
+) -> Condition:
+    """`inf_eta max_i (own_i + (|W - diag own| eta)_i / eta_i)`."""
+    rest = W - torch.diag(own)  # exact
+    A, eta = rest.abs() + torch.diag(own), None
+    with suppress(NotContractingError):
+        eta = optimal_eta(A)
+    with suppress(NotContractingError):
+        return Condition(name, source, prove_rows(Dense(rest), own, eta).mu, "holds")
+    least = float(A.diagonal().amax())
+    for v in [] if eta is None else [eta, torch.where(eta < _NOISE * eta.amax(), 0.0, eta)]:
+        least = max(least, float(_quotients(rest, own, v)[v > 0].amin()))
+    if least >= 1:
+        return Condition(name, source, least, "fails")
+    return Condition(name, source, majorant_abscissa(A), "undecided")
+
+
+def _quotients(
+    rest: Tensor,  # (n, n)
+    own: Tensor,  # (n,)
+    v: Tensor,  # (n,) >= 0
+) -> Tensor:  # (n,)
+    """`own_i + (|rest| v)_i / v_i`, rounded down; of no use where v_i = 0."""
+    x = v[None]
+    low, _ = Enclosure.of(Dense(rest.abs())).image(x, x)
+    return down(own + down(low[0] / v))
+
+
+def _row_sums(
+    W: Tensor,  # (n, n)
+) -> Condition:
+    """`||W||_inf`, decided exactly: `fsum` rounds the exact sum once, which keeps its sign."""
+    sizes, name = W.abs(), "||W||_inf"
+    largest, rows = float(sizes.amax()), sizes.tolist()
+    if largest >= 1:  # what is finite may overflow in a sum
+        return Condition(name, "[EG21]", max(largest, float(down(sizes.sum(1)).amax())), "fails")
+    value = max(math.fsum(row) for row in rows)
+    over = max(math.fsum([*row, -value]) for row in rows)
+    if max(math.fsum([*row, -1.0]) for row in rows) < 0:
+        return Condition(name, "[EG21]", value if over <= 0 else math.nextafter(value, 2), "holds")
+    return Condition(name, "[EG21]", value if over >= 0 else math.nextafter(value, 0), "fails")
+
+
+def _spectral(network: StoredNetwork) -> Condition:
+    """`mu_2(W)`: by the proof, where that is one with Lambda = 1, which is always tried."""
+    name, source, W = "mu_2(W)", "[WK20]", network.W.dense()
+    with suppress(NotMonotoneError):
+        if network.monotone.plain:
+            return Condition(name, source, _below_one(network), "holds")
+    values, vectors = torch.linalg.eigh((W + W.mT) / 2)
+    v = vectors[:, -1]
+    image = _products(W, v)
+    least = float(W.diagonal().amax())
+    with suppress(ValueError, OverflowError):  # what is infinite or not a number
+        size = math.fsum(up(v * v).tolist())
+        least = max(least, math.fsum(image.tolist()) / size * (1 - 1e-15))
+    if least >= 1:
+        return Condition(name, source, least, "fails")
+    return Condition(name, source, float(values[-1]), "undecided")
+
+
+def _weighted(network: StoredNetwork) -> Condition:
+    """`inf_Lambda mu_2(Lambda^(1/2) W Lambda^(-1/2))`, the infimum over those that are tried."""
+    name = "mu_2(Lambda^(1/2) W Lambda^(-1/2)) at the best Lambda"
+    W = network.W.dense()
+    try:
+        _ = network.monotone
+    except NotMonotoneError as error:
+        least = _diagonal_witness(W)
+        verdict = "fails" if least >= 1 else "undecided"
+        return Condition(name, "[R20]", least if least >= 1 else error.mu, verdict)
+    return Condition(name, "[R20]", _below_one(network), "holds")
+
+
+def _below_one(network: StoredNetwork) -> float:
+    """`1 - m`, rounded upwards."""
+    return float(up(1 - network.b.new_tensor(network.monotone.m)))
+
+
+def _diagonal_witness(
+    W: Tensor,  # (n, n)
+) -> float:
+    """The last lower bound of the module at the eigenvector whose eigenvalue is furthest right."""
+    least = float(W.diagonal().amax())
+    try:
+        values, vectors = torch.linalg.eig(W)
+    except RuntimeError:  # LinAlgError: no convergence on some badly scaled matrices
+        return least
+    v = vectors[:, int(values.real.argmax())]
+    for kept in (v, torch.where(v.abs() < _NOISE * v.abs().amax(), 0, v)):
+        a, b = kept.real.contiguous(), kept.imag.contiguous()
+        product = down(_products(W, a) + _products(W, b))
+        size = up(up(a * a) + up(b * b))
+        quotients = torch.where(product < 0, -torch.inf, down(product / size))
+        found = float(quotients[kept != 0].amin())
+        least = max(least, found)  # a NaN is no maximum
+    return least
+
+
+def _products(
+    W: Tensor,  # (n, n)
+    v: Tensor,  # (n,)
+) -> Tensor:  # (n,)
+    """`v_i (W v)_i`, rounded down."""
+    x = v[None]
+    low, high = Enclosure.of(Dense(W)).image(x, x)
+    return down(torch.minimum(v * low[0], v * high[0]))
