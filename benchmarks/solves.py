@@ -186,15 +186,12 @@ def _contestants(subject: Subject) -> Mapping[str, Contestant | str]:
 
 
 def _loosest(subject: Subject, contestant: Contestant) -> tuple[float, Solved]:
-    """The loosest tolerance of the ladder that attains the threshold, else the tightest."""
-    tightest = LADDER[-1], contestant(LADDER[-1])
-    if not subject.residual(tightest[1].value) <= THRESHOLD:  # NaN, too
-        return tightest
+    """The loosest tolerance of the ladder that attains the threshold, else the last one tried."""
     for tolerance in LADDER:
         solved = contestant(tolerance)
-        if subject.residual(solved.value) <= THRESHOLD:
-            return tolerance, solved
-    return tightest
+        if subject.residual(solved.value) <= THRESHOLD or solved.steps >= _MOST:
+            break
+    return tolerance, solved
 
 
 def _call(contestant: Contestant, tolerance: float) -> Callable[[], object]:
