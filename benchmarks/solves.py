@@ -220,7 +220,9 @@ def solves_section(found: dict[str, Any]) -> list[str]:
             " z = 0, its solvers as they come, at most 300 or 100 iterations) the l2-norm of"
             " `N(z, x) - z`. Its tau = alpha is the step size of [J22],"
             " Theorem 5.1, by which its plain iteration becomes the average one. Iterations are"
-            " those of the slowest sample."
+            " those of the slowest sample. Where the threshold is not reached, the row shows the"
+            " last attempt; a tolerance below what float32 resolves, by its own bound, ends a proved"
+            " solve early."
         ),
     ]
     for name, title in titles.items():
