@@ -221,8 +221,8 @@ def solves_section(found: dict[str, Any]) -> list[str]:
             " `N(z, x) - z`. Its tau = alpha is the step size of [J22],"
             " Theorem 5.1, by which its plain iteration becomes the average one. Iterations are"
             " those of the slowest sample. Where the threshold is not reached, the row shows the"
-            " last attempt; a tolerance below what float32 resolves, by its own bound, ends a proved"
-            " solve early."
+            " last attempt; a solve with a proved radius also ends where, by its own bound,"
+            " float32 resolves no more."
         ),
     ]
     for name, title in titles.items():
