@@ -187,11 +187,11 @@ def _contestants(subject: Subject) -> Mapping[str, Contestant | str]:
 
 def _loosest(subject: Subject, contestant: Contestant) -> tuple[float, Solved]:
     """The loosest tolerance of the ladder that attains the threshold, else the last one tried."""
-    for tolerance in LADDER:
+    for tolerance in LADDER[:-1]:
         solved = contestant(tolerance)
         if subject.residual(solved.value) <= THRESHOLD or solved.steps >= _MOST:
-            break
-    return tolerance, solved
+            return tolerance, solved
+    return LADDER[-1], contestant(LADDER[-1])
 
 
 def _call(contestant: Contestant, tolerance: float) -> Callable[[], object]:
