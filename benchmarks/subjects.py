@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,12 +91,12 @@ class TrainingStep:
         self.network, self._domain = network, data.domain
         self._recipe = recipe or Inclusion(EPS, kappa)
         self._now = Setting(EPS, kappa, 0.0)
-        self._batches = itertools.cycle(batches)
+        self._batches, self._rng = itertools.cycle(batches), np.random.default_rng(0)
         self._optimiser = torch.optim.Adam(network.parameters(), lr=0.0, fused=True)
 
     def __call__(self) -> None:
         x, labels = next(self._batches)
-        loss = self._recipe.loss(self.network, x, labels, self._now, self._domain)
+        loss = self._recipe.loss(self.network, x, labels, self._now, self._domain, self._rng)
         self.network.zero_grad()
         loss.total.backward()
         self._optimiser.step()
