@@ -7,8 +7,6 @@ At a solution `z = phi(t)`, `t = W z + u`, a cotangent g of z gives the cotangen
 and those of everything else (W, U, b, x, and through them eta and T) follow from p as those of the
 one evaluation `t = W z + U x + b` at z held fixed. Memory does not grow with the number of
 iterations.
-
-`attach` ties any value to its sources by cotangents that are worked out by hand.
 """
 
 from __future__ import annotations
@@ -41,9 +39,9 @@ class _Attach(torch.autograd.Function):
 
 
 def attach(
-    z: Tensor,  # the solution, without history
+    z: Tensor,  # (batch, m) the solution, without history
     sources: Sequence[Tensor],  # what it depends on, with their gradient history
-    cotangents: Cotangents,  # from z's to theirs
-) -> Tensor:  # as z
+    cotangents: Cotangents,  # from z's, (batch, m), to theirs
+) -> Tensor:  # (batch, m)
     """z as a differentiable function of its sources."""
     return _Attach.apply(z, cotangents, *sources)
