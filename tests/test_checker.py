@@ -7,7 +7,7 @@ import json
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -201,7 +201,7 @@ def test_verdicts_need_their_certificates(tmp_path: Path) -> None:
     ]
     run_file, path = where / "run.json", where / "verdicts.jsonl"
 
-    def write(identity: dict[str, object]) -> None:
+    def write(identity: Mapping[str, object]) -> None:
         run_file.write_text(json.dumps({"identity": identity}))
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
