@@ -2,15 +2,10 @@
 
 For a network with `sym(Lambda (I - W)) >= m Lambda`, d = z*(x) - z*(x0) and delta = x - x0 satisfy
 
-    m ||d||_Lambda^2 <= d^T Lambda U delta,
+    ||d||_Lambda <= ||U delta||_Lambda / m,
 
-from which `||d||_Lambda <= ||U delta||_Lambda / m`, so that `Lip_2(y) <= ||C||_2 ||U||_2 / m` where
-Lambda = 1: [P21]. The inequality says more (derived here): d lies in the ball whose diameter runs
-from 0 to `U delta / m`, so that for any w
-
-    w^T d >= -( ||w||_{Lambda^-1} ||U delta||_Lambda - w^T U delta ) / (2 m),
-
-never worse, and up to twice as good.
+so that `Lip_2(y) <= ||C||_2 ||U||_2 / m` where Lambda = 1: [P21]. The sharper form bounds d by the
+ellipsoids of `ellipsoid.py`, that is by `sym(Lambda (I - W))` itself in the place of m Lambda.
 `SpectralAtPoint` is the certificate as it is printed, a radius about x instead of a box.
 """
 
@@ -23,8 +18,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from equicert.bounds.ball import Ball, point_ball, state_box
+from equicert.bounds.ball import Ball, monotone_proofs, point_ball, state_box
 from equicert.bounds.base import Method, answer_from_state, farthest
+from equicert.bounds.ellipsoid import Ellipsoid
 from equicert.bounds.interval import check_width
 from equicert.definiteness import norm_above
 from equicert.enclosures import Enclosure
@@ -43,8 +39,8 @@ class Spectral(Method):
     """l2 balls about the state at the centre of each input box: needs a monotone network.
 
     Attributes:
-        sharp: the ball of the module's last inequality; without it that of [P21], per margin and
-            with the l2 radius of the input box about its own centre.
+        sharp: by ellipsoids (derived here); without it the bound of [P21], per margin and with
+            the l2 radius of the input box about its own centre.
         tolerance: sup-norm radius to which z*(x0) is computed; costs tightness only.
         max_steps: limit of the iteration for z*(x0).
     """
@@ -57,40 +53,18 @@ class Spectral(Method):
     @torch.no_grad()
     def answer(self, network: StoredNetwork, query: Query) -> Answer:
         check_width(network, query.box)
-        proof = network.monotone
         x, half = centre_radius(query.box.lo, query.box.hi)
         ball, converged = _ball(network, x, self.tolerance, self.max_steps)
-        driven = self._driven(network, half)
-        state = state_box(network, ball, up(driven / proof.m), converged)
+        length = lambda_norm_above(half, half.new_ones(network.inputs))
+        moves = _ellipsoids(network, half, length) if self.sharp else _printed(network, length)
+        state = state_box(network, ball, moves[0].reach, converged)
 
         def lost(forms: Forms, rows: Tensor) -> Tensor:  # (rows, k)
-            w = _Functionals.of(network, forms, self.sharp)
-            centre = up(w.norm * up(ball.radius[rows, None]))
-            return up(centre + self._spread(w, driven[rows], half[rows], proof.m))
+            w = _Functionals.of(network, forms)
+            still = up(w.norm * up(ball.radius[rows, None]))
+            return up(still + torch.stack([move.lost(w, rows) for move in moves]).amin(0))
 
         return _answer(network, query, ball, state, lost)
-
-    def _driven(self, network: StoredNetwork, half: Tensor) -> Tensor:  # (batch,)
-        """A bound on `||U delta||_Lambda` for `|delta| <= half`."""
-        whole = up(input_norm(network) * lambda_norm_above(half, half.new_ones(network.inputs)))
-        if not self.sharp:
-            return whole
-        entrywise = network.input_map.magnitude_above(half)
-        return torch.minimum(whole, lambda_norm_above(entrywise, network.monotone.Lambda))
-
-    def _spread(
-        self,
-        w: _Functionals,
-        driven: Tensor,  # (rows,)
-        half: Tensor,  # (rows, r)
-        m: float,
-    ) -> Tensor:  # (rows, k)
-        """How far `w^T z*` can fall below its value at the centre."""
-        crude = up(up(w.norm * driven[:, None]) / m)
-        if not self.sharp:
-            return crude
-        along = Enclosure.of(Dense(w.gradient)).magnitude_above(half)
-        return torch.minimum(crude, up(0.5 * up(crude + up(along / m))))
 
 
 @final
@@ -133,7 +107,7 @@ class SpectralAtPoint(Method):
         state = state_box(network, ball, moved, converged)
 
         def lost(forms: Forms, rows: Tensor) -> Tensor:  # (rows, k)
-            own = _Functionals.of(network, forms, gradient=False).norm
+            own = _Functionals.of(network, forms).norm
             printed = up(_row_norms(forms) * output_norm(network))
             norm = own if self.per_margin else printed
             return up(up(own * up(ball.radius[rows, None])) + up(norm * moved[rows, None]))
@@ -182,23 +156,60 @@ class _Functionals:
     """The forms `w = C^T a` of a query as functionals of the state.
 
     Attributes:
+        w, error: (k, n) the exact ones are within `error` of w.
         norm: (k,) bounds on `||w||_{Lambda^-1}`.
-        gradient: (k, r) bounds on `|U^T w|`; with no rows where they are not needed.
     """
 
+    w: Tensor
+    error: Tensor
     norm: Tensor
-    gradient: Tensor
 
     @classmethod
-    def of(cls, network: StoredNetwork, forms: Forms, gradient: bool) -> _Functionals:
+    def of(cls, network: StoredNetwork, forms: Forms) -> _Functionals:
         w = forms.A @ network.C
         absolute = Enclosure.of(Dense(forms.A))
-        lost = up(gamma(network.outputs + 2) * absolute.magnitude_above(network.C.abs().mT).mT)
-        norm = lambda_norm_above(up(w.abs() + lost), up(network.monotone.Lambda.reciprocal()))
-        if not gradient:
-            return cls(norm, w[:0])
-        low, high = Enclosure.of(network.U.transpose()).image(down(w - lost), up(w + lost))
-        return cls(norm, torch.maximum(low.abs(), high.abs()))
+        error = up(gamma(network.outputs + 2) * absolute.magnitude_above(network.C.abs().mT).mT)
+        norm = lambda_norm_above(up(w.abs() + error), up(network.monotone.Lambda.reciprocal()))
+        return cls(w, error, norm)
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """How far states move over boxes of inputs, d = z*(x) - z*(x0).
+
+    Attributes:
+        reach: (batch,) bounds on `||d||_Lambda`.
+        lost: bounds on `-w^T d` for some functionals and rows (indices), (rows, k).
+    """
+
+    reach: Tensor
+    lost: Callable[[_Functionals, Tensor], Tensor]
+
+
+def _printed(
+    network: StoredNetwork,
+    length: Tensor,  # (batch,) the l2 radius of each box
+) -> list[_Moves]:
+    reach = up(up(input_norm(network) * length) / network.monotone.m)
+    return [_Moves(reach, lambda w, rows: up(w.norm * reach[rows, None]))]
+
+
+def _ellipsoids(
+    network: StoredNetwork,
+    half: Tensor,  # (batch, r)
+    length: Tensor,  # (batch,)
+) -> list[_Moves]:
+    """One for each Lambda that is proved, the first that of `network.monotone`."""
+
+    def moves(ellipsoid: Ellipsoid) -> _Moves:
+        driven = ellipsoid.driven(half, length)
+
+        def lost(w: _Functionals, rows: Tensor) -> Tensor:
+            return ellipsoid.lost(w.w, w.error, half[rows], length[rows], driven[rows])
+
+        return _Moves(ellipsoid.reach(driven), lost)
+
+    return [moves(Ellipsoid.of(network, proof)) for proof in monotone_proofs(network)]
 
 
 @torch.no_grad()
