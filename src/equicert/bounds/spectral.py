@@ -2,10 +2,17 @@
 
 For a network with `sym(Lambda (I - W)) >= m Lambda`, d = z*(x) - z*(x0) and delta = x - x0 satisfy
 
-    ||d||_Lambda <= ||U delta||_Lambda / m,
+    m ||d||_Lambda^2 <= d^T Lambda U delta,
 
-so that `Lip_2(y) <= ||C||_2 ||U||_2 / m` where Lambda = 1: [P21]. The sharper form bounds d by the
-ellipsoids of `ellipsoid.py`, that is by `sym(Lambda (I - W))` itself in the place of m Lambda.
+from which `||d||_Lambda <= ||U delta||_Lambda / m`, so that `Lip_2(y) <= ||C||_2 ||U||_2 / m` where
+Lambda = 1: [P21]. The inequality says more (derived here): d lies in the ball whose diameter runs
+from 0 to `U delta / m`, so that for any w
+
+    w^T d >= -( ||w||_{Lambda^-1} ||U delta||_Lambda - w^T U delta ) / (2 m),
+
+never worse, and up to twice as good. With `sym(Lambda (I - W))` itself in the place of m Lambda the
+ball becomes the ellipsoid of `ellipsoid.py`, which lies in it. Over a box of delta the two are
+bounded by different means, and the better bound counts, form by form.
 `SpectralAtPoint` is the certificate as it is printed, a radius about x instead of a box.
 """
 
@@ -36,11 +43,11 @@ from equicert.stored import StoredNetwork
 @final
 @dataclass(frozen=True)
 class Spectral(Method):
-    """l2 balls about the state at the centre of each input box: needs a monotone network.
+    """Balls and ellipsoids about the state at each box's centre: needs a monotone network.
 
     Attributes:
-        sharp: by ellipsoids (derived here); without it the bound of [P21], per margin and with
-            the l2 radius of the input box about its own centre.
+        sharp: by balls and ellipsoids (derived here); without it the bound of [P21], per margin
+            and with the l2 radius of the input box about its own centre.
         tolerance: sup-norm radius to which z*(x0) is computed; costs tightness only.
         max_steps: limit of the iteration for z*(x0).
     """
@@ -56,13 +63,17 @@ class Spectral(Method):
         x, half = centre_radius(query.box.lo, query.box.hi)
         ball, converged = _ball(network, x, self.tolerance, self.max_steps)
         length = lambda_norm_above(half, half.new_ones(network.inputs))
-        moves = _ellipsoids(network, half, length) if self.sharp else _printed(network, length)
-        state = state_box(network, ball, moves[0].reach, converged)
+        moves = [_printed(network, length)]
+        if self.sharp:
+            moves = [_in_ball(network, half, moves[0].reach), *_ellipsoids(network, half, length)]
+        # The second one, if any, is of the same Lambda.
+        reach = _least([move.reach for move in moves[:2]])
+        state = state_box(network, ball, reach, converged)
 
         def lost(forms: Forms, rows: Tensor) -> Tensor:  # (rows, k)
             w = _Functionals.of(network, forms)
             still = up(w.norm * up(ball.radius[rows, None]))
-            return up(still + torch.stack([move.lost(w, rows) for move in moves]).amin(0))
+            return up(still + _least([move.lost(w, rows) for move in moves]))
 
         return _answer(network, query, ball, state, lost)
 
@@ -146,6 +157,12 @@ def _answer(
     return Answer(query, torch.where(usable, lower, -torch.inf), state)
 
 
+def _least(bounds: list[Tensor]) -> Tensor:
+    """The least of several upper bounds of one shape; NaN is none."""
+    stacked = torch.stack(bounds)
+    return torch.where(stacked.isnan(), torch.inf, stacked).amin(0)
+
+
 def _row_norms(forms: Forms) -> Tensor:  # (k,)
     """Bounds on `||a||_2` for each form a."""
     return lambda_norm_above(forms.A, forms.A.new_ones(forms.A.shape[1]))
@@ -189,9 +206,30 @@ class _Moves:
 def _printed(
     network: StoredNetwork,
     length: Tensor,  # (batch,) the l2 radius of each box
-) -> list[_Moves]:
+) -> _Moves:
     reach = up(up(input_norm(network) * length) / network.monotone.m)
-    return [_Moves(reach, lambda w, rows: up(w.norm * reach[rows, None]))]
+    return _Moves(reach, lambda w, rows: up(w.norm * reach[rows, None]))
+
+
+def _in_ball(
+    network: StoredNetwork,
+    half: Tensor,  # (batch, r)
+    printed: Tensor,  # (batch,) the reach of `_printed`
+) -> _Moves:
+    proof = network.monotone
+    entrywise = lambda_norm_above(network.input_map.magnitude_above(half), proof.Lambda)
+    reach = torch.minimum(printed, up(entrywise / proof.m))
+
+    def lost(w: _Functionals, rows: Tensor) -> Tensor:
+        low, high = Enclosure.of(network.U.transpose()).image(
+            down(w.w - w.error), up(w.w + w.error)
+        )
+        gradient = torch.maximum(low.abs(), high.abs())  # (k, r)
+        along = up(Enclosure.of(Dense(gradient)).magnitude_above(half[rows]) / proof.m)
+        crude = up(w.norm * reach[rows, None])
+        return torch.minimum(crude, up(0.5 * up(crude + along)))
+
+    return _Moves(reach, lost)
 
 
 def _ellipsoids(
