@@ -31,14 +31,24 @@ def deficit(
 
     Of the order of rounding where B has a Cholesky factor; else infinite.
     """
-    n = len(B)
     L, failed = torch.linalg.cholesky_ex(B)
     if int(failed) != 0 or not bool(L.isfinite().all()):
         return math.inf
-    product, size = L @ L.mT, L.abs()
+    return factor_gap(L, B, error, weights)
+
+
+def factor_gap(
+    F: Tensor,  # (n, n) float64, any matrix at all
+    B: Tensor,  # (n, n) float64, symmetric up to rounding
+    error: Tensor,  # (n, n) >= 0: the exact symmetric matrix lies in B +- error
+    weights: Tensor,  # (n,) float64, positive
+) -> float:
+    """A k such that `F F^T` is the exact matrix up to `k diag(weights)`, above and below."""
+    n = len(B)
+    product, size = F @ F.mT, F.abs()
     size = size @ size.mT
     # Products of n terms, and what underflows in them.
-    lost = up(gamma(2 * n + 8) * size + 4 * n * TINY * (1 + L.abs().amax()))
+    lost = up(gamma(2 * n + 8) * size + 4 * n * TINY * (1 + F.abs().amax()))
     excess = up(up((product - B).abs() * (1 + 4 * UNIT)) + up(lost + error))
     v = weights.rsqrt()
     flushed = 4 * TINY * (n + v.sum() + excess.sum(1))

@@ -75,9 +75,7 @@ def prove_monotone(
     for Lambda in (ones, stored) if m is None else (stored, ones):
         if Lambda is None:
             continue
-        half = Lambda[:, None] * A
-        symmetric = torch.diag(Lambda) - 0.5 * (half + half.mT)
-        error = up(4 * UNIT * (torch.diag(Lambda) + half.abs() + half.abs().mT) + 2.0**-1000)
+        symmetric, error = symmetric_part(A, Lambda)
         if not bool(symmetric.isfinite().all()):
             continue
         for candidate in _moduli(symmetric, Lambda, m):
@@ -86,6 +84,16 @@ def prove_monotone(
             if proved > 0:
                 return Monotone(proved, Lambda)
     raise NotMonotoneError(1 - least)
+
+
+def symmetric_part(
+    W: Tensor,  # (n, n) float64
+    Lambda: Tensor,  # (n,) float64, positive
+) -> tuple[Tensor, Tensor]:  # (n, n) each
+    """`sym(Lambda (I - W))` in floating point, and how far the exact matrix may be from it."""
+    half = Lambda[:, None] * W
+    error = up(4 * UNIT * (torch.diag(Lambda) + half.abs() + half.abs().mT) + 2.0**-1000)
+    return torch.diag(Lambda) - 0.5 * (half + half.mT), error
 
 
 def _normalised(

@@ -12,10 +12,24 @@ import torch
 from torch import Tensor
 
 from equicert.enclosures import Enclosure
-from equicert.monotonicity import lambda_norm_above
+from equicert.monotonicity import Monotone, lambda_norm_above, prove_monotone
 from equicert.queries import StateBox
 from equicert.rounding import down, up
 from equicert.stored import StoredNetwork
+
+
+def monotone_proofs(network: StoredNetwork) -> list[Monotone]:
+    """`network.monotone` first, then that at the hint Lambda where it is another one.
+
+    Raises:
+        NotMonotoneError: the network is not proved monotone.
+    """
+    proof = network.monotone
+    if network.Lambda is None:
+        return [proof]
+    # A promised modulus lets the hint come first; it proves no more than it did without one.
+    other = prove_monotone(network.W, network.Lambda, proof.m)
+    return [proof] if torch.equal(other.Lambda, proof.Lambda) else [proof, other]
 
 
 @dataclass(frozen=True)

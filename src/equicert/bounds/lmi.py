@@ -16,8 +16,9 @@ import math
 import torch
 from torch import Tensor
 
+from equicert.bounds.ball import monotone_proofs
 from equicert.definiteness import deficit
-from equicert.monotonicity import Monotone, prove_monotone
+from equicert.monotonicity import Monotone, symmetric_part
 from equicert.rounding import TINY, UNIT, gamma, up
 from equicert.stored import StoredNetwork
 
@@ -33,18 +34,12 @@ def lmi_bound(network: StoredNetwork) -> float:
     Raises:
         NotMonotoneError: the network is not proved monotone.
     """
-    proofs = [network.monotone]
-    if network.Lambda is not None:
-        # A promised modulus lets the hint come first; without one, the proof at hand comes again.
-        proofs.append(prove_monotone(network.W, network.Lambda, network.monotone.m))
-    return min(_bound(network, proof) for proof in proofs)
+    return min(_bound(network, proof) for proof in monotone_proofs(network))
 
 
 def _bound(network: StoredNetwork, proof: Monotone) -> float:
-    W, Lambda = network.W.dense(), proof.Lambda
-    half = Lambda[:, None] * W
-    H = torch.diag(Lambda) - 0.5 * (half + half.mT)
-    error = 4 * UNIT * (torch.diag(Lambda) + half.abs() + half.abs().mT) + 2.0**-1000
+    Lambda = proof.Lambda
+    H, error = symmetric_part(network.W.dense(), Lambda)
     K, lost_K = _gram(network.C.mT)
     J, lost_J = _gram(Lambda[:, None] * network.U.dense())
     s, g = _propose(H, K, J)
@@ -53,7 +48,7 @@ def _bound(network: StoredNetwork, proof: Monotone) -> float:
         return math.inf
     B = 2 * g * H - K / s - s * J
     size = 2 * g * H.abs() + K.abs() / s + s * J.abs()
-    lost = up(up(8 * UNIT * size + 2 * g * up(error)) + up(lost_K / s + s * lost_J))
+    lost = up(up(8 * UNIT * size + 2 * g * error) + up(lost_K / s + s * lost_J))
     k = deficit(B, lost, Lambda)
     # What is missing, k Lambda, is at most k H / m.
     return float(up(g + up(torch.tensor(k, dtype=torch.float64) / (2 * proof.m))))

@@ -10,7 +10,9 @@ from 0 to `U delta / m`, so that for any w
 
     w^T d >= -( ||w||_{Lambda^-1} ||U delta||_Lambda - w^T U delta ) / (2 m),
 
-never worse, and up to twice as good.
+never worse, and up to twice as good. With `sym(Lambda (I - W))` itself in the place of m Lambda the
+ball becomes the ellipsoid of `ellipsoid.py`, which lies in it. Over a box of delta the two are
+bounded by different means, and the better bound counts, form by form.
 `SpectralAtPoint` is the certificate as it is printed, a radius about x instead of a box, and
 `SpectralLmi` takes the constant of a linear matrix inequality instead of the product of norms.
 """
@@ -24,8 +26,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from equicert.bounds.ball import Ball, point_ball, state_box
+from equicert.bounds.ball import Ball, monotone_proofs, point_ball, state_box
 from equicert.bounds.base import Method, answer_from_state, farthest
+from equicert.bounds.ellipsoid import Ellipsoid
 from equicert.bounds.interval import check_width
 from equicert.bounds.lmi import lmi_bound
 from equicert.definiteness import norm_above
@@ -42,11 +45,11 @@ from equicert.stored import StoredNetwork
 @final
 @dataclass(frozen=True)
 class Spectral(Method):
-    """l2 balls about the state at the centre of each input box: needs a monotone network.
+    """Balls and ellipsoids about the state at each box's centre: needs a monotone network.
 
     Attributes:
-        sharp: the ball of the module's last inequality; without it that of [P21], per margin and
-            with the l2 radius of the input box about its own centre.
+        sharp: by balls and ellipsoids (derived here); without it the bound of [P21], per margin
+            and with the l2 radius of the input box about its own centre.
         tolerance: sup-norm radius to which z*(x0) is computed; costs tightness only.
         max_steps: limit of the iteration for z*(x0).
     """
@@ -59,40 +62,22 @@ class Spectral(Method):
     @torch.no_grad()
     def answer(self, network: StoredNetwork, query: Query) -> Answer:
         check_width(network, query.box)
-        proof = network.monotone
         x, half = centre_radius(query.box.lo, query.box.hi)
         ball, converged = _ball(network, x, self.tolerance, self.max_steps)
-        driven = self._driven(network, half)
-        state = state_box(network, ball, up(driven / proof.m), converged)
+        length = lambda_norm_above(half, half.new_ones(network.inputs))
+        moves = [_printed(network, length)]
+        if self.sharp:
+            moves = [_in_ball(network, half, moves[0].reach), *_ellipsoids(network, half, length)]
+        # The second one, if any, is of the same Lambda.
+        reach = _least([move.reach for move in moves[:2]])
+        state = state_box(network, ball, reach, converged)
 
         def lost(forms: Forms, rows: Tensor) -> Tensor:  # (rows, k)
-            w = _Functionals.of(network, forms, self.sharp)
-            centre = up(w.norm * up(ball.radius[rows, None]))
-            return up(centre + self._spread(w, driven[rows], half[rows], proof.m))
+            w = _Functionals.of(network, forms)
+            still = up(w.norm * up(ball.radius[rows, None]))
+            return up(still + _least([move.lost(w, rows) for move in moves]))
 
         return _answer(network, query, ball, state, lost)
-
-    def _driven(self, network: StoredNetwork, half: Tensor) -> Tensor:  # (batch,)
-        """A bound on `||U delta||_Lambda` for `|delta| <= half`."""
-        whole = up(input_norm(network) * lambda_norm_above(half, half.new_ones(network.inputs)))
-        if not self.sharp:
-            return whole
-        entrywise = network.input_map.magnitude_above(half)
-        return torch.minimum(whole, lambda_norm_above(entrywise, network.monotone.Lambda))
-
-    def _spread(
-        self,
-        w: _Functionals,
-        driven: Tensor,  # (rows,)
-        half: Tensor,  # (rows, r)
-        m: float,
-    ) -> Tensor:  # (rows, k)
-        """How far `w^T z*` can fall below its value at the centre."""
-        crude = up(up(w.norm * driven[:, None]) / m)
-        if not self.sharp:
-            return crude
-        along = Enclosure.of(Dense(w.gradient)).magnitude_above(half)
-        return torch.minimum(crude, up(0.5 * up(crude + up(along / m))))
 
 
 @final
@@ -135,7 +120,7 @@ class SpectralAtPoint(Method):
         state = state_box(network, ball, moved, converged)
 
         def lost(forms: Forms, rows: Tensor) -> Tensor:  # (rows, k)
-            own = _Functionals.of(network, forms, gradient=False).norm
+            own = _Functionals.of(network, forms).norm
             printed = up(_row_norms(forms) * output_norm(network))
             norm = own if self.per_margin else printed
             return up(up(own * up(ball.radius[rows, None])) + up(norm * moved[rows, None]))
@@ -211,6 +196,12 @@ def _answer(
     return Answer(query, torch.where(usable, lower, -torch.inf), state)
 
 
+def _least(bounds: list[Tensor]) -> Tensor:
+    """The least of several upper bounds of one shape; NaN is none."""
+    stacked = torch.stack(bounds)
+    return torch.where(stacked.isnan(), torch.inf, stacked).amin(0)
+
+
 def _row_norms(forms: Forms) -> Tensor:  # (k,)
     """Bounds on `||a||_2` for each form a."""
     return lambda_norm_above(forms.A, forms.A.new_ones(forms.A.shape[1]))
@@ -221,23 +212,81 @@ class _Functionals:
     """The forms `w = C^T a` of a query as functionals of the state.
 
     Attributes:
+        w, error: (k, n) the exact ones are within `error` of w.
         norm: (k,) bounds on `||w||_{Lambda^-1}`.
-        gradient: (k, r) bounds on `|U^T w|`; with no rows where they are not needed.
     """
 
+    w: Tensor
+    error: Tensor
     norm: Tensor
-    gradient: Tensor
 
     @classmethod
-    def of(cls, network: StoredNetwork, forms: Forms, gradient: bool) -> _Functionals:
+    def of(cls, network: StoredNetwork, forms: Forms) -> _Functionals:
         w = forms.A @ network.C
         absolute = Enclosure.of(Dense(forms.A))
-        lost = up(gamma(network.outputs + 2) * absolute.magnitude_above(network.C.abs().mT).mT)
-        norm = lambda_norm_above(up(w.abs() + lost), up(network.monotone.Lambda.reciprocal()))
-        if not gradient:
-            return cls(norm, w[:0])
-        low, high = Enclosure.of(network.U.transpose()).image(down(w - lost), up(w + lost))
-        return cls(norm, torch.maximum(low.abs(), high.abs()))
+        error = up(gamma(network.outputs + 2) * absolute.magnitude_above(network.C.abs().mT).mT)
+        norm = lambda_norm_above(up(w.abs() + error), up(network.monotone.Lambda.reciprocal()))
+        return cls(w, error, norm)
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """How far states move over boxes of inputs, d = z*(x) - z*(x0).
+
+    Attributes:
+        reach: (batch,) bounds on `||d||_Lambda`.
+        lost: bounds on `-w^T d` for some functionals and rows (indices), (rows, k).
+    """
+
+    reach: Tensor
+    lost: Callable[[_Functionals, Tensor], Tensor]
+
+
+def _printed(
+    network: StoredNetwork,
+    length: Tensor,  # (batch,) the l2 radius of each box
+) -> _Moves:
+    reach = up(up(input_norm(network) * length) / network.monotone.m)
+    return _Moves(reach, lambda w, rows: up(w.norm * reach[rows, None]))
+
+
+def _in_ball(
+    network: StoredNetwork,
+    half: Tensor,  # (batch, r)
+    printed: Tensor,  # (batch,) the reach of `_printed`
+) -> _Moves:
+    proof = network.monotone
+    entrywise = lambda_norm_above(network.input_map.magnitude_above(half), proof.Lambda)
+    reach = torch.minimum(printed, up(entrywise / proof.m))
+
+    def lost(w: _Functionals, rows: Tensor) -> Tensor:
+        low, high = Enclosure.of(network.U.transpose()).image(
+            down(w.w - w.error), up(w.w + w.error)
+        )
+        gradient = torch.maximum(low.abs(), high.abs())  # (k, r)
+        along = up(Enclosure.of(Dense(gradient)).magnitude_above(half[rows]) / proof.m)
+        crude = up(w.norm * reach[rows, None])
+        return torch.minimum(crude, up(0.5 * up(crude + along)))
+
+    return _Moves(reach, lost)
+
+
+def _ellipsoids(
+    network: StoredNetwork,
+    half: Tensor,  # (batch, r)
+    length: Tensor,  # (batch,)
+) -> list[_Moves]:
+    """One for each Lambda that is proved, the first that of `network.monotone`."""
+
+    def moves(ellipsoid: Ellipsoid) -> _Moves:
+        driven = ellipsoid.driven(half, length)
+
+        def lost(w: _Functionals, rows: Tensor) -> Tensor:
+            return ellipsoid.lost(w.w, w.error, half[rows], length[rows], driven[rows])
+
+        return _Moves(ellipsoid.reach(driven), lost)
+
+    return [moves(Ellipsoid.of(network, proof)) for proof in monotone_proofs(network)]
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ MON: Final = "MON"
 PRINTED: Final = "certify-printed"  # (13) by Theorem 6.1, or for MON the l2 bound, as printed
 PER_MARGIN: Final = "certify-per-margin"  # (13) by the derived bound, for each margin
 INTERVAL: Final = "certify-interval"  # (14)
-SHARP: Final = "certify-sharp"  # the sharpened l2 ball of MON
+SHARP: Final = "certify-sharp"  # the sharpened l2 bound of MON
 BY_PGD: Final = "attack-pgd"
 BY_FGSM: Final = "attack-fgsm"
 

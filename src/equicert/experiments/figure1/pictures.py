@@ -62,7 +62,7 @@ def figure1_picture(
             axes.set_xlabel("radius ε")
         left.legend(handles=_handles(looks), loc="upper right", fontsize=SMALL)
         put_title(left, "Certified, as printed", "(13) by Theorem 6.1; MON by its l2 bound", theme)
-        derived = "(13) derived here, per margin; MON's l2 ball sharpened"
+        derived = "(13) derived here, per margin; MON's l2 bound sharpened"
         put_title(right, "The same networks, better bounds", derived, theme)
         _attacked(below, study, found, theme)
         share_axes(below, largest, units)

@@ -30,7 +30,7 @@ CALLED: Final[Mapping[str, str]] = {
     INTERVAL: "interval (14)",
     LIPSCHITZ: "Lipschitz (13), derived",
     SIGN_SPLIT: "sign split",
-    SPECTRAL: "l2 ball",
+    SPECTRAL: "l2 bound",
     LMI: "l2 by matrix inequality",
 }
 
