@@ -158,7 +158,7 @@ class SpectralLmi(Method):
         changed = up(lmi_bound(network) * reach)
 
         def lost(forms: Forms, rows: Tensor) -> Tensor:  # (rows, k)
-            own = _Functionals.of(network, forms, gradient=False).norm
+            own = _Functionals.of(network, forms).norm
             centre = up(own * up(ball.radius[rows, None]))
             return up(centre + up(_row_norms(forms) * changed[rows, None]))
 
