@@ -17,7 +17,7 @@ PACKAGE = "equicert"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 FLOORS = {
-    0: "kernels errors arrays norms activations scalar_roots boxes rounding definiteness"
+    0: "checker kernels errors arrays norms activations scalar_roots boxes rounding definiteness"
     " implicit_diff",
     1: "operators",
     2: "enclosures contraction monotonicity weights solution policies problems solvers",
@@ -30,6 +30,7 @@ FLOORS = {
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 TOP = max(FLOORS)
+CHECKER = f"{PACKAGE}.checker"
 MAY_PRINT = {f"{PACKAGE}.cli"}
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60  # without the docstring
@@ -70,6 +71,27 @@ def _named_by(node: ast.AST, trees: Trees) -> Iterator[str]:
         for alias in node.names:
             submodule = f"{node.module}.{alias.name}"
             yield submodule if submodule in trees else node.module
+
+
+def dependent_checker(trees: Trees) -> list[str]:
+    """Find what the checker imports beside itself and the standard library."""
+    return [
+        f"{module}:{node.lineno} imports {name}"
+        for module, tree in trees.items()
+        if module.startswith(CHECKER)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in _roots(node)
+        if name.partition(".")[0] not in sys.stdlib_module_names
+        and name != CHECKER
+        and not name.startswith(f"{CHECKER}.")
+    ]
+
+
+def _roots(node: ast.Import | ast.ImportFrom) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""]
 
 
 def unplaced_modules(trees: Trees) -> list[str]:
@@ -156,6 +178,7 @@ def long_files(root: Path) -> list[str]:
 
 
 TREE_RULES: list[Rule] = [
+    dependent_checker,
     unplaced_modules,
     upward_imports,
     import_cycles,
@@ -228,6 +251,21 @@ FAULTS: dict[str, tuple[dict[str, str], Rule, str]] = {
         {"boxes.py": "from equicert import __version__\n"},
         upward_imports,
         "equicert (floor 8)",
+    ),
+    "checker with numpy": (
+        {"checker/exact.py": "import json\nimport numpy as np\n"},
+        dependent_checker,
+        "equicert.checker.exact:2 imports numpy",
+    ),
+    "checker with the prover": (
+        {"checker/exact.py": "def f():\n    from equicert.norms import g\n"},
+        dependent_checker,
+        "equicert.checker.exact:2 imports equicert.norms",
+    ),
+    "checker with the front door": (
+        {"checker/exact.py": "from equicert import norms\n"},
+        dependent_checker,
+        "equicert.checker.exact:1 imports equicert",
     ),
     "cycle of two": (
         {"boxes.py": "import equicert.rounding\n", "rounding.py": "import equicert.boxes\n"},

@@ -1,0 +1,214 @@
+"""The certificate folder: the common claim, the records, the inputs, and verdicts beside it.
+
+`docs/certificates.md` describes the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+import zlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from equicert.checker.files import (
+    NotValidError,
+    UnreadableError,
+    numbers,
+    open_npy,
+    open_npz,
+    read_bytes,
+    regular,
+    strict_json,
+)
+from equicert.checker.model import Model
+
+FORMAT, MAGIC = "equicert-certificates-1", b"equicert-proof-1"
+INPUT_BYTES = 1 << 30  # of the inputs, uncompressed
+_LINE_BYTES = 1 << 16
+_KEYS = {"format", "model", "activation", "n", "r", "q", "eta", "domain", "data", "inputs"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What all records of a folder share."""
+
+    model: str
+    eta: array[float]  # (n,)
+    domain: tuple[array[float], array[float]] | None  # of length r each
+    count: int  # of inputs
+    sha256: str  # of the inputs
+    data: str  # the name of the data set
+
+
+@dataclass(frozen=True)
+class Record:
+    """One certificate."""
+
+    row: int
+    label: int
+    eps: float | None  # or
+    ends: tuple[array[float], array[float]] | None  # the box itself
+    lo: array[float]  # (n,)
+    hi: array[float]  # (n,)
+    margins: array[float]  # (q - 1,)
+
+
+def read_claim(folder: Path, model: Model) -> Claim:
+    """`certificates.json`, compared with the model: check 1.
+
+    Raises:
+        UnreadableError: it is not what the format says.
+        NotValidError: it speaks of another model.
+    """
+    path = folder / "certificates.json"
+    limit = (1 << 16) + 64 * (model.n + 2 * model.r)
+    found = strict_json(read_bytes(path, limit), path)
+    if set(found) != _KEYS or found["format"] != FORMAT:
+        raise UnreadableError(f"{path} is not of the format {FORMAT}")
+    digest = model.digest
+    if found["model"] != digest:
+        stated = str(found["model"])[:80]
+        raise NotValidError(f"the certificates are about the model {stated}, the file is {digest}")
+    for name in ("activation", "n", "r", "q"):
+        claimed, actual = found[name], getattr(model, name)
+        if type(claimed) is not type(actual) or claimed != actual:
+            raise NotValidError(f"{path}: {name} does not agree with the model's, {actual}")
+    data, inputs, domain = found["data"], found["inputs"], found["domain"]
+    if not (_is_object(data, name=str, digest=str) and _is_object(inputs, count=int, sha256=str)):
+        raise UnreadableError(f"{path}: data or inputs are not as the format says")
+    if domain is not None:
+        if not (isinstance(domain, list) and len(domain) == 2):
+            raise UnreadableError(f"{path}: domain must be null or a pair")
+        lower, upper = (_floats(path, "domain", end, (1, model.r)) for end in domain)
+        r = model.r // len(lower), model.r // len(upper)
+        domain = lower * r[0], upper * r[1]
+    eta = _floats(path, "eta", found["eta"], (model.n,))
+    return Claim(digest, eta, domain, inputs["count"], inputs["sha256"], data["name"])
+
+
+def _is_object(value: Any, **kinds: type) -> bool:
+    return isinstance(value, dict) and {k: type(v) for k, v in value.items()} == kinds
+
+
+def _floats(path: Path, name: str, value: Any, lengths: tuple[int, ...]) -> array[float]:
+    """Numbers written exactly as `float.hex` writes them, so that one text is one number."""
+    if not isinstance(value, list) or len(value) not in lengths:
+        raise UnreadableError(f"{path}: {name} must be lists of {lengths} numbers in hexadecimal")
+    found = array("d")
+    for text in value:
+        try:
+            number = float.fromhex(text)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UnreadableError(f"{path}: {name} has an entry that is no number") from error
+        if number.hex() != text or math.isnan(number):
+            raise UnreadableError(f"{path}: {name} has {text[:80]!r}, not as float.hex writes it")
+        found.append(number)
+    return found
+
+
+class Records:
+    """The records of `certificates.bin`, in turn; `dropped`: whether a last one is cut short."""
+
+    def __init__(self, folder: Path, model: Model) -> None:
+        self.path, self.model, self.dropped = folder / "certificates.bin", model, False
+        self.bytes = regular(self.path)
+
+    def __iter__(self) -> Iterator[Record]:
+        model, last = self.model, -1
+        short = 10 + 8 * (2 * model.n + model.q - 1)
+        lengths = {0: short + 8, 1: short + 16 * model.r}  # by the form of the box
+        with self.path.open("rb") as stream:
+            if stream.read(len(MAGIC)) != MAGIC:
+                raise UnreadableError(f"{self.path} does not begin with {MAGIC.decode()!r}")
+            while head := stream.read(8):
+                at = f"{self.path}, record at byte {stream.tell() - len(head)}"
+                length = int.from_bytes(head[:4], "little")
+                if len(head) >= 4 and length not in lengths.values():
+                    raise UnreadableError(f"{at}: no record of this model has {length} bytes")
+                body = stream.read(length) if len(head) == 8 else b""
+                if body[:1] not in (b"", b"\1") or (
+                    len(body) > 1 and lengths.get(body[1]) != length
+                ):
+                    raise UnreadableError(f"{at}: its kind, form and length do not agree")
+                if len(head) < 8 or len(body) < length:
+                    self.dropped = True
+                    return
+                if zlib.crc32(body) != int.from_bytes(head[4:], "little"):
+                    raise UnreadableError(f"{at}: its check sum is wrong")
+                record = self._record(body)
+                if record.row <= last:
+                    raise UnreadableError(f"{at}: row {record.row} after row {last}")
+                last = record.row
+                yield record
+
+    def _record(self, body: bytes) -> Record:
+        _, form, row, label = struct.unpack("<BBII", body[:10])
+        values, n, r = numbers(body[10:], "d"), self.model.n, self.model.r
+        eps, ends = (values[0], None) if form == 0 else (None, (values[:r], values[r : 2 * r]))
+        z = values[1:] if form == 0 else values[2 * r :]
+        return Record(row, label, eps, ends, z[:n], z[n : 2 * n], z[2 * n :])
+
+
+def read_inputs(folder: Path, claim: Claim, r: int) -> Iterator[array[float]]:
+    """The rows of `inputs.npz` in turn; at the end of them their digest is compared."""
+    path, row = folder / "inputs.npz", 8 * r
+    if not 0 <= claim.count <= INPUT_BYTES // row:
+        raise UnreadableError(f"{path}: at most {INPUT_BYTES} bytes of inputs are checked")
+    with open_npz(path) as archive:
+        if archive.namelist() != ["x.npy"]:
+            raise UnreadableError(f"{path} must hold x and nothing else")
+        with open_npy(archive, "x", claim.count * row) as npy:
+            if (npy.kind, npy.size, npy.order, npy.fortran) != ("f", 8, "<", False):
+                raise UnreadableError(f"{path}: x must be little-endian float64 in C order")
+            if npy.shape != (claim.count, r):
+                raise UnreadableError(f"{path}: x has shape {npy.shape}, not {(claim.count, r)}")
+            sha = hashlib.sha256()
+            for _ in range(claim.count):
+                raw = npy.take(row)
+                sha.update(raw)
+                yield numbers(raw, "d")
+            npy.end()
+    if sha.hexdigest() != claim.sha256:
+        raise NotValidError(f"{path} does not have the digest claimed, {claim.sha256[:80]}")
+
+
+def read_certified(path: Path, model: str) -> Iterator[tuple[int, Any, float | None]]:
+    """Row, label and eps of each line of a verdict file that says "certified".
+
+    eps is the line's `radius`, or else that of the run whose `run.json` lies beside the file, or
+    None: then the file does not say.
+
+    Raises:
+        UnreadableError: the file, or the run's, is damaged.
+        NotValidError: the run is about another model.
+    """
+    run, eps = path.parent / "run.json", None
+    if run.exists():
+        identity = strict_json(read_bytes(run, 1 << 20), run).get("identity")
+        if not isinstance(identity, dict):
+            raise UnreadableError(f"{run} does not say which run it is")
+        if identity.get("model") != model:
+            raise NotValidError(f"the verdicts of {run.parent} are about another model")
+        eps = identity.get("eps")
+    regular(path)
+    with path.open("rb") as stream:
+        for number in range(1, 1 << 32):
+            raw = stream.readline(_LINE_BYTES)
+            if not raw:
+                return
+            where = f"line {number} of {path}"
+            if len(raw) == _LINE_BYTES:
+                raise UnreadableError(f"{where} is too long")
+            line = strict_json(raw, where)
+            if line.get("status") == "certified":
+                row, label, radius = line.get("index"), line.get("label"), line.get("radius", eps)
+                if type(row) is not int or type(label) is not int:
+                    raise UnreadableError(f"{where} has no index or no label")
+                if type(radius) not in (int, float, type(None)):
+                    raise UnreadableError(f"{where} has a radius that is no number")
+                yield row, label, radius
