@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import memory, scaling, slow, step, subjects, verdicts
+from benchmarks import lipschitz, memory, scaling, slow, solves, step, subjects, verdicts
 from benchmarks.page import page
 from benchmarks.picture import speed_picture
 from equicert.data import load_data
@@ -20,7 +20,7 @@ from equicert.experiments.provenance import as_json, machine
 from equicert.runs import versions, write_atomic
 from equicert.training import thread_count
 
-SECTIONS: Final = ("step", "verdicts", "scaling", "slow", "memory")
+SECTIONS: Final = ("step", "lipschitz", "verdicts", "solves", "scaling", "slow", "memory")
 _OUT: Final = "docs/results"
 _PAGE: Final = "docs/performance.md"
 
@@ -47,10 +47,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     data = load_data(options.data, options.data_dir)
     _say(began, f"a robust network, {options.epochs} epochs, or the one of an earlier run")
-    network, training = subjects.trained(data, options.epochs, Path(options.work))
+    network, training = subjects.trained(data, subjects.robust(options.epochs), Path(options.work))
     stored, rounds = network.store(), options.rounds
     sections: dict[str, Callable[[], dict[str, Any]]] = {
         "step": lambda: step.measure(network, data, rounds, 5 * options.budget),
+        "lipschitz": lambda: lipschitz.measure(
+            data, Path(options.work), rounds, 5 * options.budget
+        ),
+        "solves": lambda: solves.measure(
+            network, data, Path(options.work), rounds, 2 * options.budget
+        ),
         "verdicts": lambda: verdicts.measure(stored, data, -(-rounds // 5), 10 * options.budget),
         "scaling": lambda: scaling.measure(network, data, rounds, options.budget),
         "slow": lambda: slow.measure(stored, rounds, options.budget),

@@ -6,8 +6,10 @@ import textwrap
 from typing import Any, Final
 
 from benchmarks.growth import memory_section, scaling_section
+from benchmarks.lipschitz import lipschitz_section
 from benchmarks.markdown import count, ms, number, seconds, table, times
 from benchmarks.slow import slow_section
+from benchmarks.solves import solves_section
 
 _AIMS: Final = {"ratio": 5.0, "step_ms": 3.5, "total_s": 150.0}
 _VERDICT_AIMS: Final = {"interval_s": 0.3, "ratio": 2.0, "lipschitz_s": 0.1}
@@ -25,8 +27,12 @@ def page(results: dict[str, Any], figures: str) -> str:
     lines = ["# Performance", "", *_conditions(results)]
     if "step" in results:
         lines += ["", *_step(results["step"])]
+    if "lipschitz" in results:
+        lines += ["", *lipschitz_section(results["lipschitz"])]
     if "verdicts" in results:
         lines += ["", *_verdicts(results["verdicts"])]
+    if "solves" in results:
+        lines += ["", *solves_section(results["solves"])]
     if "scaling" in results:
         lines += ["", *scaling_section(results["scaling"], figures)]
     if "slow" in results:

@@ -12,15 +12,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from equicert.checkpoints import RunRecord
 from equicert.data import DataSet
-from equicert.losses import clipped_box, inclusion_loss
+from equicert.losses import clipped_box
 from equicert.network import ImplicitNetwork
 from equicert.policies import Policy, Raise, Tally
-from equicert.schedules import TrainConfig
+from equicert.recipes import Inclusion, Recipe
+from equicert.schedules import Setting, TrainConfig
 from equicert.solution import Solution
 from equicert.solvers import Picard, Solver
 from equicert.training import Trainer
@@ -37,14 +39,19 @@ Batch = tuple[Tensor, Tensor]  # (batch, r) inputs, (batch,) labels
 
 
 class Steps(Policy):
-    """Records the steps of every solve: their mean over samples, and the slowest sample's."""
+    """Records the steps of every solve: their mean over samples, and the slowest sample's.
 
-    def __init__(self) -> None:
+    Args:
+        policy: hears of each solve, too; default `Raise()`.
+    """
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self._policy = policy or Raise()
         self._mean: dict[str, list[float]] = defaultdict(list)
         self._most: dict[str, list[float]] = defaultdict(list)
 
     def observe(self, what: str, solution: Solution, advice: str) -> None:
-        Raise().observe(what, solution, advice)
+        self._policy.observe(what, solution, advice)
         kind = "adjoint" if what.startswith("adjoint") else "forward"
         self._mean[kind].append(solution.mean_steps)
         self._most[kind].append(float(solution.steps.max()))
@@ -53,6 +60,18 @@ class Steps(Policy):
         """Means over solves of `forward` and `adjoint` steps, and of the slowest samples'."""
         mean = {kind: fmean(found) for kind, found in self._mean.items()}
         return mean | {f"{kind}_slowest": fmean(found) for kind, found in self._most.items()}
+
+
+class Missed(Policy):
+    """Counts the samples whose solves end short of the tolerance, and goes on."""
+
+    def __init__(self) -> None:
+        self.samples = self.of = 0
+
+    def observe(self, what: str, solution: Solution, advice: str) -> None:
+        del what, advice
+        self.samples += int((~solution.converged).sum())
+        self.of += len(solution.converged)
 
 
 class TrainingStep:
@@ -67,15 +86,18 @@ class TrainingStep:
         batches: Sequence[Batch],
         data: DataSet,
         kappa: float = KAPPA,
+        recipe: Recipe | None = None,
     ) -> None:
-        self.network, self._domain, self._kappa = network, data.domain, kappa
-        self._batches = itertools.cycle(batches)
+        self.network, self._domain = network, data.domain
+        self._recipe = recipe or Inclusion(EPS, kappa)
+        self._now = Setting(EPS, kappa, 0.0)
+        self._batches, self._rng = itertools.cycle(batches), np.random.default_rng(0)
         self._optimiser = torch.optim.Adam(network.parameters(), lr=0.0, fused=True)
 
     def __call__(self) -> None:
         x, labels = next(self._batches)
-        loss = inclusion_loss(self.network, x, labels, EPS, self._kappa, self._domain)
-        self._optimiser.zero_grad()
+        loss = self._recipe.loss(self.network, x, labels, self._now, self._domain, self._rng)
+        self.network.zero_grad()
         loss.total.backward()
         self._optimiser.step()
 
@@ -95,20 +117,24 @@ class JointSolve:
         self.network.state_and_reach(x, *clipped_box(x, EPS, self._domain), self._at)
 
 
-def trained(data: DataSet, epochs: int, folder: Path) -> tuple[ImplicitNetwork, float]:
-    """The robust network of the published recipe, and the seconds that its epochs took.
+def trained(data: DataSet, config: TrainConfig, folder: Path) -> tuple[ImplicitNetwork, float]:
+    """The network of a config, and the seconds that its epochs took.
 
     It is trained once, then reused; the seconds include each epoch's accuracies.
 
     Each config and data set has a folder of its own below `folder`, which a run resumes or finds
     finished; `Trainer` compares what the folder records.
     """
-    config = TrainConfig(epochs=epochs, seed=SEED, threads=1)
     identity = json.dumps(RunRecord(config, data, data.name).identity(), sort_keys=True)
     own = folder / f"{data.name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     trainer = Trainer(data, config, own, resume=True)
     metrics = trainer.run().metrics
     return trainer.network, sum(line["seconds"] for line in metrics)
+
+
+def robust(epochs: int) -> TrainConfig:
+    """The published recipe of robust training, in so many epochs."""
+    return TrainConfig(epochs=epochs, seed=SEED, threads=1)
 
 
 def random_network(n: int, data: DataSet, dtype: torch.dtype = torch.float32) -> ImplicitNetwork:

@@ -4,6 +4,7 @@ No test says how long anything takes.
 """
 
 import argparse
+import importlib.util
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -13,18 +14,19 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import memory, scaling, slow, step, verdicts
+from benchmarks import lipschitz, memory, scaling, slow, solves, step, verdicts
 from benchmarks.__main__ import _parser, write
-from benchmarks.markdown import bytes_text, ms, number, seconds
+from benchmarks.markdown import bytes_text, ms, number, seconds, times
 from benchmarks.page import page
 from benchmarks.picture import speed_picture
 from benchmarks.products import Product, Products, Size, solve_products, step_products
-from benchmarks.subjects import random_network, trained
+from benchmarks.subjects import Missed, random_network, robust, trained, variant
 from benchmarks.timing import interleaved
 from equicert.data import DataSet, load_data
 from equicert.experiments.provenance import as_json
 from equicert.network import ImplicitNetwork
 from equicert.runs import versions
+from equicert.solvers import Average, Picard
 
 HIDDEN = 7
 SWEEPS = scaling.Sweeps(hidden=(3, 5), batches=(1, 4), tolerances=(1e-2, 1e-6), batch=5)
@@ -43,7 +45,10 @@ def network(data: DataSet) -> ImplicitNetwork:
 
 
 @pytest.fixture(scope="module")
-def results(data: DataSet, network: ImplicitNetwork) -> dict[str, Any]:
+def results(
+    data: DataSet, network: ImplicitNetwork, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    work = tmp_path_factory.mktemp("work")
     cases = ((0.0, 1e-2), (0.05, 1e-8))
     stored = network.store()
     return {
@@ -60,6 +65,8 @@ def results(data: DataSet, network: ImplicitNetwork) -> dict[str, Any]:
             "hidden": HIDDEN,
         },
         "step": step.measure(network, data, 1, 0.0, batch=10),
+        "lipschitz": lipschitz.measure(data, work, 1, 0.0, epochs=1, batch=10),
+        "solves": solves.measure(network, data, work, 1, 0.0, epochs=1, batch=20),
         "verdicts": verdicts.measure(stored, data, 1, 0.0),
         "scaling": scaling.measure(network, data, 1, 0.0, SWEEPS),
         "slow": slow.measure(stored, 1, 0.1, rates=(0.5, 0.99), batch=3),
@@ -102,8 +109,56 @@ def test_page_shows_what_was_measured(results: dict[str, Any]) -> None:
     assert "abacus" in text
 
 
+def test_page_shows_lipschitz_steps_and_solvers(results: dict[str, Any]) -> None:
+    text = page(results, "results")
+    for bound in ("weighted", "derived"):
+        picard, average = (results["lipschitz"]["bounds"][bound][s] for s in lipschitz.SOLVERS)
+        assert picard["missed"] == 0
+        assert f"| {bound}, Picard | {ms(picard['time']['cpu'])} |" in text
+        assert times(average["time"]["cpu"] / picard["time"]["cpu"]) in text
+    for rows in (results["solves"]["robust"], results["solves"]["monotone"]):
+        for name, row in rows.items():
+            cell = row.get("absent") or (ms(row["time"]["cpu"]) if "time" in row else "not reached")
+            assert f"| {name} | {cell} |" in text
+
+
+def test_solvers_are_timed_at_an_equal_residual(results: dict[str, Any]) -> None:
+    robust, monotone = results["solves"]["robust"], results["solves"]["monotone"]
+    timed = [row for row in (*robust.values(), *monotone.values()) if "time" in row]
+    assert all(row["residual"] <= solves.THRESHOLD for row in timed)
+    assert {"Picard", "Anderson", "average"} <= {name for name in robust if "time" in robust[name]}
+    assert "time" in monotone["Peaceman-Rachford"]
+    here = importlib.util.find_spec("torchdeq") is not None
+    assert here == ("absent" not in robust["torchdeq broyden"])
+
+
+def test_a_threshold_that_is_not_attained_is_told(
+    network: ImplicitNetwork, data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = solves.Subject(network, torch.from_numpy(data.x_train[:3]).float())
+    state = subject.ours(Picard())(1e-6).value
+    assert subject.residual(state) < 1e-5 < subject.residual(torch.zeros_like(state))
+    monkeypatch.setattr(solves, "OURS", {"lazy": Average(1e-9)})
+    monkeypatch.setattr(solves.importlib.util, "find_spec", lambda _: None)
+    rows = solves._rows(subject, 1, 0.0)
+    assert "time" not in rows["lazy"]
+    assert rows["lazy"]["residual"] > solves.THRESHOLD
+    assert rows["torchdeq anderson"] == {"absent": "torchdeq is missing"}
+    found = {"settings": {"batch": 3, "hidden": HIDDEN, "threshold": 1e-4, "epochs": 1}}
+    text = solves.solves_section(found | {"robust": rows, "monotone": {}})
+    assert any(line.startswith("| lazy | not reached |") for line in text)
+
+
+def test_unconverged_solves_are_counted(network: ImplicitNetwork, data: DataSet) -> None:
+    missed = Missed()
+    lame = variant(network, Average(), policy=missed)
+    lame.max_steps = 1
+    lame(torch.from_numpy(data.x_train[:3]).float())
+    assert (missed.samples, missed.of) == (3, 3)
+
+
 def test_page_of_one_section_has_that_section(results: dict[str, Any]) -> None:
-    others = ("step", "verdicts", "scaling")
+    others = ("step", "lipschitz", "verdicts", "solves", "scaling")
     text = page({key: value for key, value in results.items() if key not in others}, "results")
     assert "## Memory" in text
     assert "## Rigorous verdicts" not in text
@@ -146,14 +201,14 @@ def test_written_files_fit_together(results: dict[str, Any], tmp_path: Path) -> 
 
 
 def test_trained_network_is_reused(data: DataSet, tmp_path: Path) -> None:
-    first, took = trained(data, 1, tmp_path)
+    first, took = trained(data, robust(1), tmp_path)
     assert took > 0
     [folder] = tmp_path.iterdir()
     written = (folder / "checkpoint.pt").stat().st_mtime_ns
-    again, _ = trained(data, 1, tmp_path)
+    again, _ = trained(data, robust(1), tmp_path)
     assert (folder / "checkpoint.pt").stat().st_mtime_ns == written
     assert torch.equal(first.U, again.U)
-    trained(data, 2, tmp_path)
+    trained(data, robust(2), tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -280,6 +280,7 @@ def test_verdicts_say_which_lipschitz_certificate_they_are(
     [
         ((), "spectral"),
         (("--bound", "printed"), "spectral-at-point"),
+        (("--bound", "lmi"), "spectral-lmi"),
         (("--bound", "printed", "--per-margin"), "spectral-at-point-per-margin"),
     ],
 )
@@ -309,6 +310,7 @@ def test_radii_by_the_lipschitz_bound(here: Path) -> None:
         ("--method", "lipschitz", "--bound", "printed"),
         ("--method", "spectral", "--bound", "weighted"),
         ("--method", "spectral", "--per-margin"),
+        ("--method", "spectral", "--bound", "lmi", "--per-margin"),
     ],
 )
 def test_settings_of_another_certificate_are_refused(

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
+import studies
 from command import run
 from equicert.attacks import PGD
 from equicert.data import DataSet, load_data
@@ -23,7 +23,6 @@ from equicert.experiments.figure2.measurements import Measured, Row, measure
 from equicert.experiments.figure2.pictures import figure2_picture
 from equicert.experiments.figure2.records import record
 from equicert.experiments.outcomes import Spread
-from equicert.experiments.progress import Progress
 from equicert.experiments.published import FIGURE2
 from equicert.experiments.reports import Request
 from equicert.experiments.verdicts import (
@@ -34,6 +33,7 @@ from equicert.experiments.verdicts import (
 from equicert.models import load_model
 from equicert.runs import read_lines
 from equicert.schedules import TrainConfig
+from studies import Executioner, KilledError, lines_of, tampered, timeless
 
 TINY = Figure2(
     TrainConfig(hidden=4, epochs=2, learning_rate=0.05, batch_size=20, evaluate_samples=5),
@@ -46,14 +46,10 @@ TINY = Figure2(
 ONE = replace(TINY, seeds=1)
 
 
-@pytest.fixture(scope="module")
-def blobs() -> DataSet:
-    """Three classes on the unit square, far enough apart to be certified now and then."""
-    rng = np.random.default_rng(0)
-    centres = np.array([[0.15, 0.2], [0.85, 0.3], [0.4, 0.9]])
-    y = np.arange(60) % 3
-    x = np.clip(centres[y] + rng.normal(0, 0.08, (60, 2)), 0, 1)
-    return DataSet("blobs", x[:40], y[:40], x[40:], y[40:], domain=(0.0, 1.0))
+@pytest.fixture(scope="module", name="blobs")
+def small_data() -> DataSet:
+    """Three classes on the unit square."""
+    return studies.blobs()
 
 
 @pytest.fixture(scope="module")
@@ -62,19 +58,6 @@ def whole(blobs: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("figure2") / "whole"
     TINY.run(blobs, out)
     return out
-
-
-def lines_of(out: Path, folder: str) -> list[dict[str, Any]]:
-    return read_lines(out / folder / "verdicts.jsonl")
-
-
-def timeless(item: Any) -> Any:
-    """The same without what differs from run to run."""
-    if isinstance(item, dict):
-        drop = ("created", "command")
-        kept = {k: v for k, v in item.items() if not k.endswith("seconds") and k not in drop}
-        return {k: timeless(v) for k, v in kept.items()}
-    return [timeless(value) for value in item] if isinstance(item, list | tuple) else item
 
 
 def numbers(out: Path, data: DataSet, study: Figure2 = TINY) -> dict[str, Any]:
@@ -151,39 +134,6 @@ def test_spread_over_seeds(whole: Path, blobs: DataSet) -> None:
             assert row["unbroken"]["mean"] == pytest.approx(sum(values) / 2)
     assert Spread.of([0.25]) == Spread(0.25, None, 0.25, 0.25)
     assert Spread.of([1.0, 2.0, 6.0]).std == pytest.approx(math.sqrt(7))
-
-
-class KilledError(RuntimeError):
-    """Raised where a kill strikes."""
-
-
-class Executioner(Progress):
-    """Raises at the given call of one of the methods."""
-
-    def __init__(self, method: str, call: int) -> None:
-        self.method, self.left = method, call
-        self.heard: list[str] = []
-
-    def _hear(self, method: str) -> None:
-        self.left -= method == self.method
-        if self.left == 0:
-            self.left = -1
-            raise KilledError
-
-    def stage(self, number: int, count: int, what: str) -> None:
-        self.heard.append(f"{number}/{count} {what}")
-        self._hear("stage")
-
-    def step(self, epoch: int, step: int, steps: int, loss: float) -> None:  # noqa: ARG002 - of the base
-        self._hear("step")
-
-    def epoch(self, metrics: dict[str, Any]) -> None:  # noqa: ARG002 - of the base
-        self.heard.append("epoch")
-        self._hear("epoch")
-
-    def samples(self, done: int, total: int) -> None:
-        self.heard.append(f"{done}/{total}")
-        self._hear("samples")
 
 
 @pytest.mark.parametrize(
@@ -360,11 +310,10 @@ def test_picture_is_a_function_of_the_numbers() -> None:
 
 
 @pytest.fixture
-def here(blobs: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with blobs.npz in it, the process inside, and a recipe for four hidden units."""
     monkeypatch.chdir(tmp_path)
-    names = ("x_train", "y_train", "x_test", "y_test")
-    np.savez("blobs.npz", **{k: getattr(blobs, k) for k in names}, domain=np.array([0.0, 1.0]))
+    studies.save_blobs("blobs.npz")
     monkeypatch.setattr("equicert.cli.reproduce.preset", lambda _, **k: replace(TINY.config, **k))
     return tmp_path
 
@@ -410,10 +359,6 @@ def test_command_writes_everything_and_resumes(
 def test_broken_certificate_is_an_error_after_writing(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def tampered(path: Path) -> list[dict[str, Any]]:
-        attacked = path.parts[-3:-2] == ("attack",)
-        return [v | {"status": "broken"} if attacked else v for v in read_lines(path)]
-
     monkeypatch.setattr(outcomes, "read_lines", tampered)
     words = [*WORDS, "--limit", "5", "--eps-max", "0.1"]
     assert run(*words) == 1

@@ -17,11 +17,10 @@ PACKAGE = "equicert"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 FLOORS = {
-    0: "checker kernels errors arrays norms activations scalar_roots boxes rounding definiteness"
-    " implicit_diff",
+    0: "checker kernels errors arrays norms activations scalar_roots boxes rounding definiteness",
     1: "operators",
     2: "enclosures contraction monotonicity weights solution policies problems solvers",
-    3: "materialised stored network sequential",
+    3: "implicit_diff materialised stored network sequential",
     4: "queries bounds attacks lipschitz lipschitz_below conditions",
     5: "data mnist vectors models losses adversarial recipes runs schedules presets certificates",
     6: "training initialisation checkpoints certification radius jobs evaluation attack_run"

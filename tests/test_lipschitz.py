@@ -22,10 +22,14 @@ from equicert.bounds import Interval, Lipschitz, LipschitzRadius
 from equicert.bounds.base import answer_from_state
 from equicert.boxes import Box
 from equicert.certification import certify
+from equicert.contraction import prove_contraction
 from equicert.errors import InputError, NotContractingError, NotConvergedError, RowSumError
 from equicert.lipschitz import BOUNDS, Derived, LipschitzBound, RowSum, Weighted, zeta_bound
 from equicert.losses import lipschitz_loss
+from equicert.materialised import Materialised
 from equicert.network import ImplicitNetwork
+from equicert.norms import matrix_measure
+from equicert.operators import Dense
 from equicert.queries import Query
 from equicert.stored import StoredNetwork
 from equicert.weights import Contracting, Free
@@ -352,6 +356,56 @@ def test_gradients_agree_with_finite_differences(bound: LipschitzBound, seed: in
         assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-7)
         moved += slope != 0
     assert moved >= 3  # W by its parameters, U and C
+
+
+def written_out(bound: LipschitzBound, beta: float, *entries: Tensor) -> Tensor:
+    """The same value by plain operations, for autograd to differentiate."""
+    W, U, C, eta = entries
+    driven = U.abs().sum(1)
+    if bound == Derived():
+        M = torch.where(torch.eye(len(W)) > 0, W, W.abs())
+        s = torch.linalg.inv(torch.eye(len(W)) - beta * M) @ (beta * driven)
+    else:
+        mu = (W.abs().fill_diagonal_(0) @ eta / eta + W.diagonal()).amax().clamp(min=0)
+        s = (eta.amax() / eta.amin() * driven.amax() / (1 - mu)).expand(len(W))
+    return (C.abs() @ s).amax()
+
+
+@pytest.mark.parametrize("bound", [Weighted(), Derived()], ids=lambda bound: bound.name)
+@pytest.mark.parametrize("shift", [0.0, -3.0], ids=["mu > 0", "mu < 0"])
+@pytest.mark.parametrize("seed", range(3))
+def test_gradients_of_every_entry_two_ways(bound: LipschitzBound, shift: float, seed: int) -> None:
+    network = in_rows(seed)
+    eta = 1 + torch.rand(4) / 20
+    W = network.weight().dense().detach() + shift * torch.eye(4)
+    assert (matrix_measure(W, eta) > 0) == (shift == 0)
+    leaves = [t.detach().clone().requires_grad_() for t in (W, network.U, network.C, eta)]
+    beta = 0.5 if bound == Derived() else 1.0
+
+    def value(W: Tensor, U: Tensor, C: Tensor, eta: Tensor) -> Tensor:
+        proof = prove_contraction(Dense(W), eta)
+        at = Materialised(Dense(W), Dense(U), network.b.detach(), proof, eta, beta)
+        return bound.value(at, C)
+
+    torch.testing.assert_close(value(*leaves), written_out(bound, beta, *leaves))
+    found = torch.autograd.grad(3 * value(*leaves), leaves, allow_unused=True)
+    truth = torch.autograd.grad(3 * written_out(bound, beta, *leaves), leaves, allow_unused=True)
+    for one, other in zip(found, truth, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    if bound == Derived():
+        leaves[3].requires_grad_(False)  # it is free of eta
+    assert torch.autograd.gradcheck(value, leaves, eps=1e-7)
+
+
+@EACH_BOUND
+def test_a_network_without_inputs_that_count_has_finite_gradients(bound: LipschitzBound) -> None:
+    network = in_rows(0)
+    with torch.no_grad():
+        network.U.zero_()
+    value = bound.value(network.materialise(), network.C)
+    assert value == 0
+    value.backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in network.parameters())
 
 
 def test_eta_is_trained_only_where_the_proof_uses_it() -> None:

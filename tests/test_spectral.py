@@ -15,7 +15,7 @@ from torch import Tensor
 
 import exact
 from equicert.attacks import FGSM, PGD
-from equicert.bounds import Interval, Lipschitz, Method, Spectral, SpectralAtPoint, lmi
+from equicert.bounds import Interval, Lipschitz, Method, Spectral, SpectralAtPoint, SpectralLmi, lmi
 from equicert.bounds.ball import point_ball
 from equicert.bounds.lmi import lmi_bound
 from equicert.bounds.spectral import input_norm, spectral_bound
@@ -25,12 +25,14 @@ from equicert.errors import InputError, NotContractingError, NotMonotoneError
 from equicert.inspection import inspect_network
 from equicert.queries import Query
 from equicert.stored import StoredNetwork
+from equicert.weights import LBEN
 from monotone_networks import MONOTONE, NOT_MONOTONE, monotone_networks, stored, with_activation
 from networks import PIECEWISE_LINEAR, Network
 
 METHODS = (Spectral(max_steps=500), Spectral(sharp=False, max_steps=500))
 AT_POINT = (SpectralAtPoint(per_margin=True, max_steps=500), SpectralAtPoint(max_steps=500))
 ALL = (*METHODS, *AT_POINT)
+LMI = SpectralLmi(max_steps=500)
 TABLE = pytest.mark.parametrize("net", MONOTONE.values(), ids=str)
 
 
@@ -63,7 +65,7 @@ def assert_below_the_range(net: Network, box: Box, method: Method) -> None:
 
 
 @TABLE
-@pytest.mark.parametrize("method", ALL, ids=repr)
+@pytest.mark.parametrize("method", [*ALL, LMI], ids=repr)
 @pytest.mark.parametrize("activation", PIECEWISE_LINEAR)
 @pytest.mark.parametrize("width", [0.0, 1e-3, 0.5])
 def test_bounds_contain_the_exact_range(
@@ -75,7 +77,7 @@ def test_bounds_contain_the_exact_range(
 @settings(max_examples=20)
 @given(monotone_networks(activations=("relu", "leaky_relu(0.1)")), st.floats(0, 2))
 def test_bounds_contain_the_exact_range_of_any_network(net: Network, width: float) -> None:
-    for method in ALL:
+    for method in (*ALL, LMI):
         assert_below_the_range(net, box_of(net, width), method)
 
 
@@ -195,6 +197,24 @@ def test_what_is_lost_about_a_point_is_what_is_printed(name: str, per_margin: bo
         lost = np.linalg.norm(net.C[:1] - net.C[1:], axis=1)
     lost = torch.from_numpy(lost * np.linalg.norm(net.U, 2) / m * np.sqrt(net.inputs) * 0.2)
     assert torch.allclose(found, y[0] - y[1:] - lost, rtol=1e-6, atol=1e-7)
+
+
+def test_what_the_matrix_inequality_proves_is_what_margins_lose() -> None:
+    """Exactly `||e_i - e_j|| g ||h||`, and less than by norms where a bound was prescribed."""
+    torch.manual_seed(0)
+    weight = LBEN(20, lipschitz=0.5)
+    U, C = torch.randn(20, 2), torch.randn(3, 20)
+    W, Lambda = weight.given(U, C).dense().detach(), weight.log_Lambda.detach().exp()
+    W, U, C, Lambda = (t.numpy() for t in (W, U, C, Lambda))
+    network = StoredNetwork.from_arrays(W, U, np.zeros(20), C, np.zeros(3), Lambda=Lambda)
+    x = torch.full((1, 2), 0.25)
+    query = Query.of_margins(Box(x - 0.1, x + 0.1), torch.zeros(1).long(), 3, x)
+    found = SpectralLmi().answer(network, query).lower[0]
+    y = network.predict(x, 1e-12)[0]
+    lost = np.sqrt(2) * lmi_bound(network) * np.sqrt(2) * 0.1
+    assert torch.allclose(found, y[0] - y[1:] - lost, rtol=1e-6, atol=1e-7)
+    assert lmi_bound(network) <= 0.5 * (1 + 1e-6)
+    assert bool((found > SpectralAtPoint().answer(network, query).lower[0]).all())
 
 
 def test_a_radius_about_no_point_is_refused() -> None:

@@ -136,8 +136,8 @@ def certify(
         domain: two numbers or two (r,) vectors to intersect the box with, or None.
         method: `Interval()` (certificate (14) of [J22], default), `Lipschitz()` (13) in its derived
             form, `LipschitzRadius(bound)` (13) as printed, `SignSplit()` ([WeiK22]),
-            `Spectral()` and `SpectralAtPoint()` for monotone networks ([P21]), or
-            `Semidefinite()` for claims ([C21]).
+            `Spectral()`, `SpectralAtPoint()` and `SpectralLmi()` for monotone networks ([P21],
+            [R20]), or `Semidefinite()` for claims ([C21]).
         batch_size: samples at a time; changes no verdict to a false one.
 
     Raises:

@@ -25,9 +25,8 @@ from torch import Tensor
 
 from equicert.enclosures import Enclosure
 from equicert.errors import InputError, NotConvergedError, RowSumError
-from equicert.implicit_diff import attach
 from equicert.materialised import Materialised
-from equicert.norms import metzler_majorant, row_measures
+from equicert.norms import matrix_measure, metzler_majorant
 from equicert.operators import Dense
 from equicert.rounding import down, up
 from equicert.stored import StoredNetwork
@@ -68,9 +67,7 @@ class LipschitzBound(ABC):
             RowSumError: as `state_value`.
         """
         _ = at.contraction  # whatever else makes the network well-posed
-        s = self.state_value(at)
-        row = int((C.detach().abs() @ s.detach()).argmax())
-        return C[row].abs().dot(s)  # no other row has a gradient
+        return (C.abs() @ self.state_value(at)).amax()
 
     @torch.no_grad()
     def constant(self, network: StoredNetwork) -> float:
@@ -108,31 +105,10 @@ class Weighted(LipschitzBound):
     name = "weighted"
 
     def state_value(self, at: Materialised) -> Tensor:  # (n,)
-        W, U, eta = at.W.detach().dense(), at.U.detach().dense(), at.eta.detach()
-        sums, mu = at.U.detach().absolute_row_sums(), max(at.contraction.mu, 0.0)
-        driven, (least, most) = int(sums.argmax()), eta.aminmax()
-        per_unit = most / least / (1 - mu)
-        s = per_unit * sums[driven]
-
-        def cotangents(g: Tensor) -> list[Tensor]:  # of W, U and eta, from that of s
-            total = g.sum()
-            of_W, of_U, of_eta = (torch.zeros_like(A) for A in (W, U, eta))
-            of_U[driven] = U[driven].sign().mul_(total * per_unit)
-            of_eta[eta.argmax()] = total * s / most
-            of_eta[eta.argmin()] -= total * s / least
-            if mu > 0:
-                k = int(row_measures(W, eta).argmax())
-                of_mu = total * s / (1 - mu)
-                ratios = eta / eta[k] * of_mu
-                of_W[k] = W[k].sign().mul_(ratios)
-                of_W[k, k] = of_mu
-                moved = W[k].abs() * (of_mu / eta[k])
-                moved[k] = 0
-                of_eta += moved
-                of_eta[k] -= moved.dot(eta) / eta[k]
-            return [of_W, of_U, of_eta]
-
-        return attach(s.expand(len(eta)), [at.W.dense(), at.U.dense(), at.eta], cotangents)
+        eta = at.eta
+        mu = matrix_measure(at.W.dense(), eta).clamp(min=0)
+        s = eta.amax() / eta.amin() * at.U.absolute_row_sums().amax() / (1 - mu)
+        return s.expand(len(at.b))
 
     @torch.no_grad()
     def states(self, network: StoredNetwork) -> Tensor:  # (n,)
@@ -179,19 +155,10 @@ class Derived(LipschitzBound):
 
     def state_value(self, at: Materialised) -> Tensor:  # (n,)
         # The system is as good as mu(W) is below 1, for which float32 may be too coarse.
-        W, U, beta = at.W.detach().dense(), at.U.detach(), at.beta
-        system = metzler_majorant(W.double()).mul_(-beta)
-        system.diagonal().add_(1)
-        factors = torch.linalg.lu_factor(system)
-        driven = U.absolute_row_sums().double()[:, None]
-        s = torch.linalg.lu_solve(*factors, beta * driven).to(W)[:, 0]
-
-        def cotangents(g: Tensor) -> list[Tensor]:  # of W and U, from that of s
-            v = torch.linalg.lu_solve(*factors, beta * g.double()[:, None], adjoint=True).to(W)
-            of_W = W.sign().fill_diagonal_(1).mul_(v).mul_(s)
-            return [of_W, U.dense().sign().mul_(v)]
-
-        return attach(s, [at.W.dense(), at.U.dense()], cotangents)
+        W, beta = at.W.dense().double(), at.beta
+        driven = beta * at.U.absolute_row_sums().double()
+        system = torch.eye(len(W), dtype=W.dtype, device=W.device) - beta * metzler_majorant(W)
+        return torch.linalg.solve(system, driven).to(at.b.dtype)
 
     @torch.no_grad()
     def states(self, network: StoredNetwork) -> Tensor:  # (n,)

@@ -5,7 +5,7 @@ from equicert.bounds.interval import Interval
 from equicert.bounds.lipschitz import Lipschitz, LipschitzRadius
 from equicert.bounds.semidefinite import Semidefinite
 from equicert.bounds.sign_split import SignSplit
-from equicert.bounds.spectral import Spectral, SpectralAtPoint
+from equicert.bounds.spectral import Spectral, SpectralAtPoint, SpectralLmi
 
 __all__ = [
     "Interval",
@@ -16,4 +16,5 @@ __all__ = [
     "SignSplit",
     "Spectral",
     "SpectralAtPoint",
+    "SpectralLmi",
 ]

@@ -103,6 +103,8 @@ def _method(options: CertifyOptions, per_margin: bool, local: bool) -> Method:
             used, method = ("--local",), bounds.Lipschitz(local)
         case "lipschitz", str() as name if name in BOUNDS:
             used, method = _AT_POINT, bounds.LipschitzRadius(BOUNDS[name], per_margin)
+        case "spectral", "lmi":
+            used, method = ("--bound",), bounds.SpectralLmi()
         case "spectral", "printed":
             used, method = _AT_POINT, bounds.SpectralAtPoint(per_margin)
         case _:
@@ -119,7 +121,7 @@ def _method(options: CertifyOptions, per_margin: bool, local: bool) -> Method:
             raise InputError(
                 f"{name} is not a setting of this certificate, {method.name}: --method lipschitz"
                 " takes --local, or --bound weighted, row-sum or derived and with it --per-margin;"
-                " --method spectral takes --bound printed and with it --per-margin"
+                " --method spectral takes --bound lmi, or printed and with it --per-margin"
             )
     return method
 

@@ -47,7 +47,8 @@ class CertifyOptions:
             of a solver (needs the extra sdp).
         bound: with lipschitz, certificate (13) as printed, margin(x) - 2 Lip radius, by this bound
             on Lip: weighted (Theorem 6.1), row-sum ([EG21]) or derived. With spectral, printed is
-            margin(x) - sqrt(2) Lip_2 sqrt(inputs) radius, Lip_2 that of [P21].
+            margin(x) - sqrt(2) Lip_2 sqrt(inputs) radius, Lip_2 that of [P21], and lmi takes Lip_2
+            from a linear matrix inequality [R20], for networks trained with a prescribed bound.
         domain: 'lo,hi' or 'none'; default the data set's own. Boxes are clipped to it.
         limit: only the first so many test samples.
         batch_size: samples at a time.
@@ -65,7 +66,7 @@ class CertifyOptions:
     largest: float = 1.0
     resolution: float = 1e-4
     method: Literal["interval", "lipschitz", "sign-split", "spectral", "semidefinite"] = "interval"
-    bound: Literal["weighted", "row-sum", "derived", "printed"] | None = None
+    bound: Literal["weighted", "row-sum", "derived", "printed", "lmi"] | None = None
     domain: str | None = None
     limit: int | None = None
     batch_size: int = 1000
@@ -198,7 +199,7 @@ class ReproduceOptions:
         out: folder for models, verdicts, figure and results.
         preset: of figure2, recipe of the robust model: published, or best.
         seeds: number of training runs a model, with seeds 0, 1, ...; default 3, quick 1.
-        epochs: of each training run; default the recipe's, quick 10 (figure2) or 2.
+        epochs: of each training run; default the recipe's, quick 1, 2 or 10.
         eps_max: of figure2, the largest radius of the grid, at least 0.1.
         limit: only the first so many test samples; default all, quick 1000.
         threads: CPU threads; default torch's choice.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _QUICK_SEEDS: Final = 1
 _QUICK_LIMIT: Final = 1000  # and all of them attacked
-_QUICK_EPOCHS: Final = {"figure1": 2, "figure2": 10, "systems": 2}
+_QUICK_EPOCHS: Final = {"figure1": 2, "figure2": 10, "systems": 1}
 _QUICK_STEP: Final = 2  # of Figure 2: hundredths between two radii
 EXPERIMENTS: Final = tuple(_QUICK_EPOCHS)
 

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from equicert.attack_run import AttackRun
 from equicert.attacks import PGD
-from equicert.bounds import Interval, Lipschitz, LipschitzRadius, Method, SignSplit, Spectral
+from equicert.bounds import (
+    Interval,
+    Lipschitz,
+    LipschitzRadius,
+    Method,
+    SignSplit,
+    Spectral,
+    SpectralLmi,
+)
 from equicert.bounds.sign_split import ILL_POSED
 from equicert.boxes import Surroundings
 from equicert.checkpoints import describe_domain
@@ -49,6 +57,7 @@ METHODS: Final[tuple[Method, ...]] = (
     LipschitzRadius(Weighted()),
     LipschitzRadius(RowSum()),
     Spectral(),
+    SpectralLmi(),
 )
 _BATCH: Final = 500  # samples between two reports of progress, and what a kill can lose
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from equicert.errors import ConfigError, ModelError
-from equicert.implicit_diff import attach
 from equicert.norms import row_measures
 from equicert.operators import Dense
 from equicert.weights.base import Weight, square
@@ -41,18 +40,9 @@ class Contracting(Weight):
         self.log_eta = nn.Parameter(torch.zeros(states))
 
     def forward(self) -> Dense:
-        T, eta = self.T.detach(), self.log_eta.detach().exp()
-        ratios = eta[:, None] / eta
-        scaled = ratios * T
-        W = scaled.clone()
-        W.diagonal().add_(self.gamma - T.abs().sum(1))
-
-        def cotangents(g: Tensor) -> list[Tensor]:  # of T and log_eta, from that of W
-            of_T = torch.addcmul(ratios * g, T.sign(), g.diagonal()[:, None], value=-1)
-            moved = scaled * g
-            return [of_T, moved.sum(1) - moved.sum(0)]
-
-        return Dense(attach(W, [self.T, self.log_eta], cotangents))
+        eta = self.log_eta.exp()
+        shift = self.gamma - self.T.abs().sum(1)
+        return Dense(eta[:, None] * self.T / eta + torch.diag_embed(shift))
 
     def eta(self) -> Tensor:  # (n,)
         return self.log_eta.exp()

@@ -23,6 +23,7 @@ from equicert.experiments.figure1.definition import (
     name_of_lambda,
 )
 from equicert.experiments.outcomes import Outcome, spread
+from equicert.experiments.pages import grouped
 from equicert.figures import LIGHT, SMALL, Theme, put_title, style, to_png
 
 # From dark to light by lambda, told apart in grey, too; lambda = 0 and MON by their dashes.
@@ -67,7 +68,8 @@ def figure1_picture(
         share_axes(below, largest, units)
         attacked = name_of_lambda(study.attacked_lambda).replace("lambda", "λ")
         title = f"Certified and attacked, {attacked}"
-        few = "" if found[0].first == found[0].samples else f"; attacks: the first {found[0].first}"
+        first = found[0].first
+        few = "" if first == found[0].samples else f"; attacks: the first {grouped(first)}"
         put_title(below, title, subtitle + few, theme)
         return with_palette(to_png(figure))
 
@@ -80,7 +82,7 @@ def _panels(figure: Figure) -> tuple[Axes, Axes, Axes]:
 
 def _looks(study: Figure1, theme: Theme) -> dict[str, _Look]:
     falling = sorted((weight for weight in study.lambdas if weight > 0), reverse=True)
-    looks = {
+    looks: dict[str, _Look] = {
         name_of_lambda(weight): (
             _COLOURS[k * (len(_COLOURS) - 1) // max(1, len(falling) - 1)],
             "-",
@@ -134,8 +136,7 @@ def _attacked(axes: Axes, study: Figure1, found: Sequence[Outcome], theme: Theme
         PER_MARGIN: ("certified, (13) derived, per margin", theme.lipschitz, "-", "D"),
         PRINTED: ("certified, (13) as printed", theme.lipschitz, "-.", "v"),
     }
-    for name, (_, *look) in curves.items():
-        colour, linestyle, marker = look
+    for name, (_, colour, linestyle, marker) in curves.items():
         attack = name in (BY_PGD, BY_FGSM)
         _curve(axes, found, attacked, name, colour, linestyle, marker, from_clean=attack)
     handles = [_handle(label, colour, line, mark) for label, colour, line, mark in curves.values()]

@@ -50,7 +50,7 @@ def statements(study: Figure1, found: Sequence[Outcome]) -> list[Statement]:
     """The paper's statements, in order; numbers are means over seeds."""
     said = [_more_certified(study, found, name, eps) for name in FORMS for eps in LARGER]
     said.append(_clean_costs(study, found))
-    pairs = ((PRINTED, PRINTED), (PER_MARGIN, SHARP))
+    pairs = ((PRINTED, PRINTED), (PER_MARGIN, SHARP), (INTERVAL, SHARP))
     said += [_above_mon(study, found, *pair, eps) for pair in pairs for eps in LARGER]
     said += [_reachable_sets(study, found, name) for name in (PRINTED, PER_MARGIN)]
     return [*said, *(_cheaper(study, found, name) for name in (PRINTED, PER_MARGIN))]

@@ -43,10 +43,10 @@ _FORMS_EXPLAINED: Final = (
     " factor eta_max/eta_min: what the paper's figure is made by. **(13) derived, per margin**: a"
     " radius about x, too, with `|| |C_i - C_j| (I - M)^-1 |U| ||_inf` for each margin, a bound"
     " that is not in the paper. **(14)**: the interval method. MON's **l2 bound as printed**:"
-    " margin(x) - sqrt(2) Lip_2 sqrt(inputs) eps, `Lip_2 = ||C||_2 ||U||_2 / m` [P21]; **sharpened**:"
-    " per margin, with the clipped box's own l2 radius and the ball in which the state then lies, which"
-    " is not in the literature. All are rounded outwards. The networks are the same for all"
-    " certificates; those of a lambda were trained on Theorem 6.1's bound."
+    " margin(x) - sqrt(2) Lip_2 sqrt(inputs) eps, `Lip_2 = ||C||_2 ||U||_2 / m` [P21];"
+    " **sharpened**: per margin, with the clipped box's own l2 radius and the ball in which the"
+    " state then lies, which is not in the literature. All are rounded outwards. The networks are"
+    " the same for all certificates; those of a lambda were trained on Theorem 6.1's bound."
 )
 
 

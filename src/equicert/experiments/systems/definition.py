@@ -95,16 +95,19 @@ def lasting(config: TrainConfig, epochs: int) -> TrainConfig:
 def best(found: Sequence[Outcome], system: System, eps: float) -> tuple[str, Spread]:
     """The certificate with the greatest mean certified share at a radius, and that share.
 
-    Of equals the first of METHODS.
+    Of equals the first of METHODS; one that does not apply only where none does.
     """
+    own = [outcome for outcome in found if outcome.variant == system.name]
+    apply = [name for name in system.methods if any(name not in o.reasons for o in own)]
     spreads = {
-        name: spread(found, system.name, lambda o, name=name: o.at(name, eps).share)
-        for name in system.methods
+        name: spread(own, system.name, lambda o, name=name: o.at(name, eps).share)
+        for name in apply or system.methods
     }
     return max(spreads.items(), key=lambda item: item[1].mean)
 
 
 def best_names(found: Sequence[Outcome], system: System, radii: Sequence[float]) -> list[str]:
-    """The certificates that are best somewhere, without the radius 0, where all are equal."""
-    names = [best(found, system, eps)[0] for eps in radii if eps > 0]
+    """The certificates that are best at some radius > 0 where anything is certified at all."""
+    chosen = [best(found, system, eps) for eps in radii if eps > 0]
+    names = [name for name, share in chosen if share.mean > 0]
     return [name for name in METHODS if name in names]

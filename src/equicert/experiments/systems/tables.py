@@ -59,7 +59,8 @@ def compared(study: Systems, found: Sequence[Outcome]) -> list[tuple[str, ...]]:
 
 def certificate(study: Systems, found: Sequence[Outcome], system: System) -> str:
     """The names of those certificates that are best at some radius."""
-    return " / ".join(CALLED[name] for name in best_names(found, system, study.radii))
+    names = [CALLED[name] for name in best_names(found, system, study.radii)]
+    return " / ".join(names) or "none certifies anything"
 
 
 def verdict_sentence(found: Sequence[Outcome]) -> str:
