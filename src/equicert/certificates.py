@@ -34,7 +34,7 @@ FORMAT: Final = "equicert-certificates-1"
 MAGIC: Final = b"equicert-proof-1"
 CLAIM, INPUTS, RECORDS = "certificates.json", "inputs.npz", "certificates.bin"
 _LARGEST = 1 << 30  # bytes of inputs: what the checker accepts
-_TOGETHER = 1024  # records that are read at a time
+_TOGETHER = 256  # records that are read at a time
 _STATE_BOX, _AROUND = 1, 0  # kind of proof, form of box
 
 
@@ -145,8 +145,12 @@ class Records:
         self.kept: dict[int, int] = {}  # label by row, of the records that are kept
         with reporting(self.path, "write"):
             self._file = self.path.open("r+b")
-            self._file.truncate(self._scan(begin))
-            self._file.seek(0, os.SEEK_END)
+            try:
+                self._file.truncate(self._scan(begin))
+                self._file.seek(0, os.SEEK_END)
+            except BaseException:
+                self._file.close()
+                raise
 
     @property
     def bytes_each(self) -> int:
