@@ -105,7 +105,7 @@ class Folder:
         model.write_bytes(save(self.arrays, text | {"digest": self.digest()}))
         (folder / "certificates.json").write_text(json.dumps(self.claim(), indent=1))
         (folder / "certificates.bin").write_bytes(self.records())
-        np.savez_compressed(folder / "inputs.npz", x=self.inputs)
+        np.savez(folder / "inputs.npz", x=self.inputs)
         return folder, model
 
 

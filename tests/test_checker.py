@@ -7,7 +7,7 @@ import json
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -170,7 +170,7 @@ def _shared(**changes: object) -> Callable[[Folder], None]:
         (_first(eps=lambda _: -0.0625), "row 0: eps is -0.0625"),
         (_first(eps=lambda _: 0.25), "row 0: neuron "),
         (_first(lo=lambda p: p.hi + 1), "row 0: neuron 0: lo = "),
-        (_first(lo=lambda p: p.lo * np.inf), "row 0: a box of states has the entry "),
+        (_first(lo=lambda p: p.lo + np.inf), "row 0: a box of states has the entry "),
         (_first(label=lambda _: 17), "row 0: label 17 of 3 outputs"),
         (_first(margins=lambda p: p.margins * 1.5), "row 0: the margin against "),
         (_first(margins=lambda p: -p.margins), "not positive"),
@@ -192,7 +192,7 @@ def test_what_fails_is_named(change: Callable[[Folder], None], says: str, tmp_pa
 
 
 def test_verdicts_need_their_certificates(tmp_path: Path) -> None:
-    folder, holds = random_proofs("relu")
+    folder, holds = random_proofs("relu", (0.0, 1.0))
     where, model = folder.write(tmp_path)
     labels = _labels(folder)
     lines = [
@@ -201,18 +201,24 @@ def test_verdicts_need_their_certificates(tmp_path: Path) -> None:
     ]
     run_file, path = where / "run.json", where / "verdicts.jsonl"
 
-    def write(identity: dict[str, object]) -> None:
+    def write(identity: Mapping[str, object]) -> None:
         run_file.write_text(json.dumps({"identity": identity}))
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    write({"model": folder.digest(), "eps": folder.proofs[0].eps})
+    same = {"model": folder.digest(), "data": "0" * 64, "domain": [[0.0, 0.0], 1.0]}
+    write(same | {"eps": folder.proofs[0].eps})
     assert check_folder(where, model).certified == sum(holds)
-    write({"model": folder.digest(), "eps": 0.5})
+    write(same | {"eps": 0.5})
     with pytest.raises(NotValidError, match=r"eps 0\.5; its certificate is for label"):
         check_folder(where, model)
-    write({"model": "another", "eps": 0.5})
-    with pytest.raises(NotValidError, match="another model"):
-        check_folder(where, model, verdicts=path)
+    other = {"model": "another", "data": "1" * 64, "domain": None}
+    for name, value in (*other.items(), ("domain", [0.0, 2.0]), ("domain", "all")):
+        write(same | {name: value})
+        with pytest.raises(NotValidError, match=f"about another {name}"):
+            check_folder(where, model, verdicts=path)
+    write({"model": folder.digest()})
+    with pytest.raises(UnreadableError, match="does not say which run"):
+        check_folder(where, model)
     run_file.unlink()
     lines[holds.index(True)]["label"] = 7
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -276,7 +282,7 @@ def test_inputs_are_mnist_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(NotValidError, match="input 0 is"):
         check_folder(*where, data=str(home))
     damaged: list[Callable[[], object]] = [
-        lambda: images.write_bytes(images.read_bytes()[:-9]),
+        lambda: images.write_bytes(images.read_bytes()[:-20]),
         lambda: labels.write_bytes(struct.pack(">II", 0x801, 9) + y),
         lambda: images.write_bytes(gzip.compress(struct.pack(">IIII", 0x803, 8, 2, 2))),
         lambda: images.write_bytes(b"no gzip"),

@@ -191,11 +191,15 @@ def _a_number(f: Folder, rng: random.Random) -> str:
     fields["margins"] = proof.margins
     if proof.ends is not None:
         fields |= {"box lo": proof.ends[0], "box hi": proof.ends[1]}
-    what = rng.choice([*fields, "eps", "domain"])
+    else:
+        fields["eps"] = fields["x"]
+    if f.domain is not None:
+        fields["domain"] = fields["x"]
+    what = rng.choice(list(fields))
     if what == "eps":
         proof.eps = _changed(proof.eps, rng)
-    elif what == "domain":
-        end = f.domain[rng.randrange(2)] if f.domain is not None else [0.0]
+    elif what == "domain" and f.domain is not None:
+        end = f.domain[rng.randrange(2)]
         end[0] = _changed(end[0], rng)
     else:
         flat = fields[what].reshape(-1)

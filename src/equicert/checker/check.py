@@ -10,7 +10,7 @@ from typing import TypeVar
 from equicert.checker.data import Sample, read_samples
 from equicert.checker.exact import Exact
 from equicert.checker.files import NotValidError
-from equicert.checker.folder import Record, Records, read_certified, read_claim, read_inputs
+from equicert.checker.folder import Claim, Record, Records, read_certified, read_claim, read_inputs
 from equicert.checker.model import read_model
 
 _T = TypeVar("_T")
@@ -82,7 +82,7 @@ def check_folder(
         _count(report, record)
     report.dropped = records.dropped
     if verdicts is not None or (folder / "verdicts.jsonl").exists():
-        report.certified = _check_verdicts(report, verdicts or folder / "verdicts.jsonl")
+        report.certified = _check_verdicts(report, verdicts or folder / "verdicts.jsonl", claim)
     return report
 
 
@@ -116,9 +116,9 @@ def _check_sample(record: Record, x: Sequence[float], sample: Sample) -> None:
         raise NotValidError(f"row {row}: label {record.label}, in the data set {label}")
 
 
-def _check_verdicts(report: Report, path: Path) -> int:
+def _check_verdicts(report: Report, path: Path, claim: Claim) -> int:
     count = 0
-    for row, label, eps in read_certified(path, report.model):
+    for row, label, eps in read_certified(path, claim):
         backing = report.backing.get(row)
         if backing is None:
             raise NotValidError(f"row {row} is called certified in {path} without a certificate")

@@ -58,7 +58,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     if size > limit:
         raise UnreadableError(f"{path} has {size} bytes, where at most {limit} are allowed")
     with path.open("rb") as stream:
-        return stream.read(limit)
+        return stream.read(size)
 
 
 def strict_json(raw: bytes, what: object) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Claim:
     domain: tuple[array[float], array[float]] | None  # of length r each
     count: int  # of inputs
     sha256: str  # of the inputs
-    data: str  # the name of the data set
+    data: str  # digest of the data set
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def read_claim(folder: Path, model: Model) -> Claim:
         r = model.r // len(lower), model.r // len(upper)
         domain = lower * r[0], upper * r[1]
     eta = _floats(path, "eta", found["eta"], (model.n,))
-    return Claim(digest, eta, domain, inputs["count"], inputs["sha256"], data["name"])
+    return Claim(digest, eta, domain, inputs["count"], inputs["sha256"], data["digest"])
 
 
 def _is_object(value: Any, **kinds: type) -> bool:
@@ -177,7 +177,7 @@ def read_inputs(folder: Path, claim: Claim, r: int) -> Iterator[array[float]]:
         raise NotValidError(f"{path} does not have the digest claimed, {claim.sha256[:80]}")
 
 
-def read_certified(path: Path, model: str) -> Iterator[tuple[int, Any, float | None]]:
+def read_certified(path: Path, claim: Claim) -> Iterator[tuple[int, int, float | None]]:
     """Row, label and eps of each line of a verdict file that says "certified".
 
     eps is the line's `radius`, or else that of the run whose `run.json` lies beside the file, or
@@ -185,16 +185,9 @@ def read_certified(path: Path, model: str) -> Iterator[tuple[int, Any, float | N
 
     Raises:
         UnreadableError: the file, or the run's, is damaged.
-        NotValidError: the run is about another model.
+        NotValidError: the run is about another model, data set or domain.
     """
-    run, eps = path.parent / "run.json", None
-    if run.exists():
-        identity = strict_json(read_bytes(run, 1 << 20), run).get("identity")
-        if not isinstance(identity, dict):
-            raise UnreadableError(f"{run} does not say which run it is")
-        if identity.get("model") != model:
-            raise NotValidError(f"the verdicts of {run.parent} are about another model")
-        eps = identity.get("eps")
+    eps = _eps_of_run(path.parent / "run.json", claim)
     regular(path)
     with path.open("rb") as stream:
         for number in range(1, 1 << 32):
@@ -212,3 +205,25 @@ def read_certified(path: Path, model: str) -> Iterator[tuple[int, Any, float | N
                 if type(radius) not in (int, float, type(None)):
                     raise UnreadableError(f"{where} has a radius that is no number")
                 yield row, label, radius
+
+
+def _eps_of_run(path: Path, claim: Claim) -> Any:
+    if not path.exists():
+        return None
+    identity = strict_json(read_bytes(path, 1 << 20), path).get("identity")
+    if not isinstance(identity, dict) or not {"model", "data", "domain"} <= set(identity):
+        raise UnreadableError(f"{path} does not say which run it is")
+    for name, wanted in (("model", claim.model), ("data", claim.data)):
+        if identity[name] != wanted:
+            raise NotValidError(f"{path} is about another {name} than the certificates")
+    if not _same_domain(identity["domain"], claim.domain):
+        raise NotValidError(f"{path} is about another domain than the certificates")
+    return identity.get("eps")
+
+
+def _same_domain(stated: Any, domain: tuple[array[float], array[float]] | None) -> bool:
+    """Whether null, or a pair of numbers or lists, is the domain of the certificates."""
+    if domain is None or not (isinstance(stated, list) and len(stated) == 2):
+        return domain is None and stated is None
+    ends = [end if isinstance(end, list) else [end] * len(domain[0]) for end in stated]
+    return all(end == list(own) for end, own in zip(ends, domain, strict=True))

@@ -1,4 +1,4 @@
-"""The commands of `equicert`: train, certify, bound, attack, inspect, reproduce, demo."""
+"""The commands of `equicert`: train, certify, check, bound, attack, inspect, reproduce, demo."""
 
 from equicert.cli.main import main
 
