@@ -117,7 +117,7 @@ def test_certificates_of_awkward_networks_are_valid(
 ) -> None:
     x = np.linspace(0, 1, 3 * net.inputs).reshape(3, -1).repeat(2, 0)
     network = stored(net)
-    for k, (eps, domain) in enumerate([(0.0, None), (1e-3, (0.0, 1.0)), (0.3, (0.0, 1.0))]):
+    for k, (eps, domain) in enumerate([(1e-3, None), (0.3, (0.0, 1.0))]):
         root = tmp_path / str(k)
         root.mkdir()
         try:
@@ -246,10 +246,10 @@ def _cut(root: Path, size: int, batch_size: int, whole: dict[str, bytes]) -> int
 
 
 def test_cut_at_any_byte_is_valid_and_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    net = random_network(np.random.default_rng(1), 2, 1, 2)
-    x = torch.linspace(0, 1, 5)[:, None]
+    net = random_network(np.random.default_rng(1), 1, 1, 2)
+    x = torch.linspace(0, 1, 4)[:, None]
     labels = stored(net).predict(x).argmax(1)
-    labels[2] = 1 - labels[2]
+    labels[1] = 1 - labels[1]
     write(tmp_path, net, x, labels, 0.001, batch_size=2)
     whole = {path.name: path.read_bytes() for path in (tmp_path / "proofs").iterdir()}
     for size in range(len(MAGIC), len(whole[RECORDS]) + 1):
@@ -260,7 +260,7 @@ def test_cut_at_any_byte_is_valid_and_resumes_to_the_same_bytes(tmp_path: Path) 
         _cut(tmp_path, size, 2, whole)
         write(tmp_path, net, x, labels, 0.001, batch_size=2, resume=True)
         assert (tmp_path / "proofs" / RECORDS).read_bytes() == whole[RECORDS]
-        assert check(tmp_path).certified == 4
+        assert check(tmp_path).certified == 3
 
 
 @pytest.mark.parametrize("left", [(), (INPUTS,), (INPUTS, CLAIM), (CLAIM,)], ids=str)
@@ -288,7 +288,7 @@ def test_killed_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """A process at work, killed at random, leaves a valid folder each time, and ends the same."""
     monkeypatch.chdir(tmp_path)
     net = random_network(np.random.default_rng(2), 3, 2, 3)
-    x = np.random.default_rng(0).uniform(0, 1, (400, 2))
+    x = np.random.default_rng(0).uniform(0, 1, (240, 2))
     y = stored(net).predict(torch.from_numpy(x)).argmax(1).numpy()
     np.savez("data.npz", x_train=x, y_train=y, x_test=x, y_test=y, domain=np.array([0.0, 1.0]))
     save_model(Path("model.safetensors"), stored(net), None)
@@ -298,7 +298,7 @@ def test_killed_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     command = [sys.executable, "-m", "equicert", *words, "proofs", "--resume"]
     records, dice = Path("proofs") / RECORDS, random.Random(0)
     size = Path("whole", RECORDS).stat().st_size
-    for _ in range(4):
+    for _ in range(3):
         before = records.stat().st_size if records.exists() else 0
         process = subprocess.Popen(command)
         while process.poll() is None:
