@@ -5,6 +5,7 @@ STAMP := .venv/.installed
 BENCH := .venv/.bench
 DEMO_OUT ?= runs/demo
 DIST ?= dist
+MODELS ?= runs/best/model.safetensors
 
 # Small matrices: more threads than this only wait for one another.
 OMP_NUM_THREADS ?= 2
@@ -15,7 +16,7 @@ PYTHON ?= python3.11 python3.12 python3.13 python3
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench test test-long lint format format-check types wheel clean
+.PHONY: help install demo bench check-mnist test test-long lint format format-check types wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +49,9 @@ $(BENCH): $(STAMP)
 
 bench: $(BENCH) ## measure speed and memory on MNIST with one thread, and write docs/performance.md
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks
+
+check-mnist: $(STAMP) ## certify 10 000 MNIST images by MODELS, check each certificate, write docs/results/certificates.md
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.certificates $(MODELS)
 
 test: $(STAMP) ## run the tests
 	$(PY) -m pytest

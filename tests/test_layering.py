@@ -22,8 +22,9 @@ FLOORS = {
     2: "enclosures contraction monotonicity weights solution policies problems solvers",
     3: "implicit_diff materialised stored network sequential",
     4: "queries bounds attacks lipschitz lipschitz_below conditions",
-    5: "data mnist vectors models losses adversarial recipes runs schedules presets",
-    6: "training initialisation checkpoints certification radius evaluation inspection",
+    5: "data mnist vectors models losses adversarial recipes runs schedules presets certificates",
+    6: "training initialisation checkpoints certification radius jobs evaluation attack_run"
+    " inspection",
     7: "comparison experiments report figures",
     8: "cli __main__",
 }

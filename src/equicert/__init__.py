@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from equicert.certification import certify as certify
     from equicert.certification import reach as reach
     from equicert.data import load_data as load_data
+    from equicert.evaluation import write_certificates as write_certificates
     from equicert.models import load_model as load_model
     from equicert.models import save_model as save_model
     from equicert.network import ImplicitNetwork as ImplicitNetwork
@@ -37,6 +38,7 @@ _HOME = {
     "reach": "certification",
     "save_model": "models",
     "to_sequential": "sequential",
+    "write_certificates": "evaluation",
 }
 __all__ = [*_HOME, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -30,7 +30,7 @@ from equicert.errors import (
     RowSumError,
 )
 from equicert.network import ImplicitNetwork
-from equicert.queries import Answer, Query, StateBox, check_labels
+from equicert.queries import Answer, Query, StateBox, StateProofs, check_labels
 from equicert.stored import StoredNetwork
 
 STATUSES = ("certified", "claimed", "misclassified", "unknown")
@@ -81,6 +81,14 @@ class Verdict:
         if self.margin in (float("inf"), float("-inf")):
             fields["margin"] = None
         return fields
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The verdicts of a batch, and what proves them; None where no state box does."""
+
+    verdicts: list[Verdict]
+    proofs: StateProofs | None
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,6 @@ def certify(
     return [verdict for chunk in verdicts for verdict in chunk]
 
 
-@torch.no_grad()
 def certify_boxes(
     network: StoredNetwork,
     x: Tensor,  # (batch, r) float64
@@ -157,20 +164,33 @@ def certify_boxes(
     batch_size: int,
 ) -> Iterator[list[Verdict]]:
     """The same for boxes at hand, a list of verdicts per chunk, as they become known."""
+    for decided in decide_boxes(network, x, labels, boxes, method, batch_size):
+        yield decided.verdicts
+
+
+@torch.no_grad()
+def decide_boxes(
+    network: StoredNetwork,
+    x: Tensor,  # (batch, r) float64
+    labels: Tensor,  # (batch,) int64
+    boxes: Box | Surroundings,
+    method: Method,
+    batch_size: int,
+) -> Iterator[Decided]:
+    """The same, with what proves them."""
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     for begin in range(0, len(x), batch_size):
         rows = slice(begin, begin + batch_size)
-        yield _verdicts(network, x[rows], labels[rows], boxes[rows], method)
+        yield _decide(network, x[rows], labels[rows], boxes[rows], method)
 
 
-def _verdicts(
-    network: StoredNetwork, x: Tensor, labels: Tensor, box: Box, method: Method
-) -> list[Verdict]:
+def _decide(network: StoredNetwork, x: Tensor, labels: Tensor, box: Box, method: Method) -> Decided:
     query = Query.of_margins(box, labels, network.outputs, x)
     held, margin = torch.zeros_like(labels, dtype=torch.bool), x.new_full((len(x),), -torch.inf)
     predicted, wrong, reasons = torch.full_like(labels, -1), held, ()
     claimed, solver = held, ("",) * len(x)
+    proofs = None
     try:
         point = None
         try:
@@ -178,6 +198,7 @@ def _verdicts(
             held, margin, reasons = answer.holds, answer.margin, answer.reasons
             claimed, point = answer.claimed, answer.point
             solver = answer.solver_status or solver
+            proofs = answer.proofs if method.post_fixed else None
         except tuple(_UNDECIDED) as error:
             why = next(why for kind, why in _UNDECIDED.items() if isinstance(error, kind))
             reasons = (why,) * len(x)
@@ -188,12 +209,13 @@ def _verdicts(
         reasons = ("rounding",) * len(x)
     status = _statuses(held, wrong, claimed & (predicted == labels))
     columns = (labels, predicted, margin)
-    return [
+    verdicts = [
         Verdict(word, label, found, least, method.name, why if word == "unknown" else "", said)
         for word, label, found, least, why, said in zip(
             status, *(column.tolist() for column in columns), reasons, solver, strict=True
         )
     ]
+    return Decided(verdicts, proofs)
 
 
 def _at_the_points(

@@ -2,65 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from equicert.attacks import Attack
-from equicert.bounds import Method
+from equicert.bounds import Interval, Method
 from equicert.boxes import Domain, Surroundings
-from equicert.certification import certify_boxes
-from equicert.data import DataSet
+from equicert.certificates import RECORDS, Records, prepare
+from equicert.certification import as_stored, decide_boxes
 from equicert.errors import InputError
-from equicert.radius import certified_radii, check_bisectable, check_span
+from equicert.jobs import Chunk, Job, Samples
+from equicert.network import ImplicitNetwork
+from equicert.queries import check_labels
+from equicert.radius import check_bisectable, check_span, decide_radii
 from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines, versions
 from equicert.stored import StoredNetwork
 
 Progress = Callable[[int, int], None]  # (samples done, samples in all)
-
-
-@dataclass(frozen=True)
-class Samples:
-    """The samples of an evaluation: the first `limit` of a test split, and their domain."""
-
-    x: Tensor  # (N, r) float64
-    y: Tensor  # (N,) int64
-    domain: Domain
-    data: str
-    digest: str
-
-    @classmethod
-    def of(
-        cls, data: DataSet, network: StoredNetwork, limit: int | None, domain: Domain
-    ) -> Samples:
-        """The test split, checked against the network.
-
-        Raises:
-            InputError: the data does not fit the network, or limit is not positive.
-        """
-        if data.inputs != network.inputs:
-            raise InputError(
-                f"the data does not fit the model: '{data.name}' has {data.inputs} inputs a sample,"
-                f" the network takes {network.inputs}"
-            )
-        if int(data.y_test.max()) >= network.outputs:
-            raise InputError(
-                f"the data does not fit the model: '{data.name}' has labels up to"
-                f" {int(data.y_test.max())}, the network has {network.outputs} outputs"
-            )
-        if limit is not None and limit < 1:
-            raise InputError(f"limit must be at least 1, got {limit}")
-        x, y = torch.from_numpy(data.x_test[:limit]), torch.from_numpy(data.y_test[:limit])
-        return cls(x, y, domain, data.name, data.digest)
 
 
 @dataclass(frozen=True)
@@ -87,17 +54,16 @@ class Certification:
         span = {"largest": self.largest, "resolution": self.resolution}
         return {"method": self.method.name, "eps": None, **span}
 
-    def chunks(
-        self, network: StoredNetwork, samples: Samples, batch_size: int
-    ) -> Iterator[list[dict[str, Any]]]:
-        """Verdict lines without index and time, a list per batch."""
+    def chunks(self, network: StoredNetwork, samples: Samples, batch_size: int) -> Iterator[Chunk]:
+        """Verdicts batch by batch."""
         x, y, domain = samples.x, samples.y, samples.domain
         if self.eps is not None:
             boxes = Surroundings(x, self.eps, domain)
-            for chunk in certify_boxes(network, x, y, boxes, self.method, batch_size):
-                yield [verdict.to_json() for verdict in chunk]
+            for decided in decide_boxes(network, x, y, boxes, self.method, batch_size):
+                lines = [verdict.to_json() for verdict in decided.verdicts]
+                yield Chunk(lines, decided.proofs, np.full(len(lines), self.eps))
             return
-        for found in certified_radii(
+        for radii in decide_radii(
             network,
             x,
             y,
@@ -107,7 +73,9 @@ class Certification:
             resolution=self.resolution,
             batch_size=batch_size,
         ):
-            yield [{**f.verdict.to_json(), "radius": f.radius} for f in found]
+            lines = [{**f.verdict.to_json(), "radius": f.radius} for f in radii.found]
+            eps = np.array([f.radius for f in radii.found], np.float64)  # None is NaN
+            yield Chunk(lines, radii.proofs, eps)
 
     def summary(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
         """Accuracies as fractions of all samples."""
@@ -130,92 +98,32 @@ class Certification:
         return found | {"unknown": count["unknown"], "reasons": dict(reasons)}
 
 
-@dataclass(frozen=True)
-class AttackRun:
-    """Attack every correctly classified sample at one eps."""
-
-    attack: Attack
-    eps: float
-    kind = "attack"
-
-    @property
-    def name(self) -> str:
-        """Of the attack: "fgsm", "pgd", "autoattack"."""
-        return type(self.attack).__name__.lower()
-
-    def check(self, samples: Samples) -> None:
-        """Raise InputError for what would fail later, before an output folder is claimed."""
-        Surroundings(samples.x, self.eps, samples.domain)
-
-    def identity(self) -> dict[str, Any]:
-        """What makes this run what it is, beside model and data."""
-        return {"attack": repr(self.attack), "eps": self.eps}
-
-    def chunks(
-        self, network: StoredNetwork, samples: Samples, batch_size: int
-    ) -> Iterator[list[dict[str, Any]]]:
-        """Attack lines without index and time, a list per batch."""
-        for begin in range(0, len(samples.x), batch_size):
-            rows = slice(begin, begin + batch_size)
-            found = self.attack.run(
-                network, samples.x[rows], samples.y[rows], self.eps, samples.domain
-            )
-            yield [
-                {
-                    "status": status,
-                    "label": int(label),
-                    "predicted": int(clean),
-                    "adversarial": int(moved),
-                    "margin": float(margin),
-                    "method": self.name,
-                    "forward_solves": float(forward),
-                    "adjoint_solves": float(adjoint),
-                }
-                for status, label, clean, moved, margin, forward, adjoint in zip(
-                    found.status,
-                    samples.y[rows],
-                    found.predicted,
-                    found.adversarial_predicted,
-                    found.margin,
-                    found.forward_solves,
-                    found.adjoint_solves,
-                    strict=True,
-                )
-            ]
-
-    def summary(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
-        """Accuracies as fractions of all samples, and how many fixed points the attack took."""
-        count = Counter(line["status"] for line in lines)
-        solves = {
-            name: round(sum(line[name] for line in lines))
-            for name in ("forward_solves", "adjoint_solves")
-        }
-        return solves | {
-            "clean_accuracy": 1 - count["misclassified"] / len(lines),
-            "robust_accuracy": count["unbroken"] / len(lines),
-            "broken": count["broken"],
-        }
-
-
 def evaluate(
-    job: Certification | AttackRun,
+    job: Job,
     network: StoredNetwork,
     samples: Samples,
     *,
     batch_size: int = 1000,
     out: Path | None = None,
+    certificates: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run a job over all samples and return its summary.
 
     Raises:
-        OutputError, InputError: as `evaluate_lines`.
+        OutputError, InputError, NotContractingError: as `evaluate_lines`.
     """
-    found = evaluate_lines(
-        job, network, samples, batch_size=batch_size, out=out, resume=resume, progress=progress
-    )
-    return found.summary
+    return evaluate_lines(
+        job,
+        network,
+        samples,
+        batch_size=batch_size,
+        out=out,
+        certificates=certificates,
+        resume=resume,
+        progress=progress,
+    ).summary
 
 
 @dataclass(frozen=True)
@@ -227,23 +135,28 @@ class Evaluation:
 
 
 def evaluate_lines(
-    job: Certification | AttackRun,
+    job: Job,
     network: StoredNetwork,
     samples: Samples,
     *,
     batch_size: int = 1000,
     out: Path | None = None,
+    certificates: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Run a job over all samples and return its lines, too.
 
     With `out`, `verdicts.jsonl` gains a line a sample as it is decided and `summary.json` is
-    written at the end; a killed run continues with `resume` after its last whole line.
+    written at the end; a killed run continues with `resume` after its last whole line. With
+    `certificates`, each certified sample's proof lies in that folder before its line is written;
+    without `out` beside it the verdicts lie there, too.
 
     Raises:
-        OutputError: the folder holds another run or cannot be written.
-        InputError: as `certify`.
+        OutputError: a folder holds another run or cannot be written.
+        InputError: as `certify`; certificates of a method that proves otherwise, or of a run
+            that is larger than what is checked.
+        NotContractingError: certificates of a network without an eta.
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
@@ -255,47 +168,135 @@ def evaluate_lines(
         "domain": _plain_domain(samples.domain),
         **job.identity(),
     }
-    folder = claim_folder(out, job.kind, identity, resume) if out is not None else None
-    lines = _decide_all(job, network, samples, batch_size, folder, progress)
+    places = _Places(None, None)
+    if certificates is not None:
+        identity["certificates"] = True
+        _check_recordable(job)
+        subject = samples.subject(network)
+        claim = subject.claim()
+        proofs = claim_folder(certificates, job.kind, identity, resume)
+        prepare(proofs, claim, subject)
+        places = _Places(proofs, proofs)
+    if out is not None and (certificates is None or out.resolve() != certificates.resolve()):
+        places = replace(places, run=claim_folder(out, job.kind, identity, resume))
+    lines = _decide_all(job, network, samples, batch_size, places, progress)
     summary = {"data": samples.data, **_without(identity, "data"), "data_digest": samples.digest}
     summary |= job.summary(lines)
+    if certificates is not None:
+        summary["certificates"] = sum(line["status"] == "certified" for line in lines)
     summary |= {"seconds": sum(line["seconds"] for line in lines), "versions": versions()}
-    if folder is not None:
-        folder.write("summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    if places.run is not None:
+        places.run.write("summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return Evaluation(lines, summary)
 
 
+def write_certificates(
+    folder: str | Path,
+    network: StoredNetwork | ImplicitNetwork,
+    x: Tensor,  # (N, r)
+    labels: Tensor,  # (N,)
+    eps: float,
+    *,
+    domain: Domain = None,
+    method: Method | None = None,
+    batch_size: int = 1000,
+    resume: bool = False,
+) -> Evaluation:
+    """Certify as `certify` does, and write down what proves each certified sample.
+
+    Example:
+        >>> found = write_certificates("proofs", network, x, labels, 0.1, domain=(0.0, 1.0))
+        >>> found.summary["certificates"]  # then: equicert check proofs --model FILE
+
+    Args:
+        folder: new or empty; verdicts and summary are written there, too.
+        network: stored, or a module, whose present weights are then taken.
+        x: points, taken as the exact rationals they are.
+        labels: classes, 0..q-1.
+        eps: radius in the sup-norm.
+        domain: two numbers or two (r,) vectors to intersect the boxes with, or None.
+        method: `Interval()` (default), `Lipschitz()` or `SignSplit()`: those whose proof is a
+            state box.
+        batch_size: samples at a time.
+        resume: whether to continue the same call where it was killed.
+
+    Raises:
+        OutputError, InputError, NotContractingError: as `evaluate_lines`.
+    """
+    stored = as_stored(network)
+    points = stored.check_inputs(x).cpu()
+    classes = check_labels(labels, len(points), stored.outputs).cpu()
+    arrays = (np.ascontiguousarray(points, "<f8"), np.ascontiguousarray(classes, "<i8"))
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+    samples = Samples(points, classes, domain, "arrays", digest)
+    job = Certification(method or Interval(), eps)
+    return evaluate_lines(
+        job, stored, samples, batch_size=batch_size, certificates=Path(folder), resume=resume
+    )
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the verdicts of a run go, and where their certificates."""
+
+    run: RunFolder | None
+    proofs: RunFolder | None
+
+
+def _check_recordable(job: Job) -> None:
+    method = job.method if isinstance(job, Certification) else None
+    if method is None or not method.post_fixed:
+        raise InputError(
+            "a certificate holds a state box that passes the post-fixed-point test, which"
+            f" {job.kind if method is None else method.name} does not make: certify by interval,"
+            " sign-split, or lipschitz without a radius bound"
+        )
+
+
 def _decide_all(
-    job: Certification | AttackRun,
+    job: Job,
     network: StoredNetwork,
     samples: Samples,
     batch_size: int,
-    folder: RunFolder | None,
+    places: _Places,
     progress: Progress | None,
 ) -> list[dict[str, Any]]:
-    path = None if folder is None else folder / "verdicts.jsonl"
-    with nullcontext() if path is None else JsonLines(path) as sink:
-        lines = read_lines(path) if path is not None else []
+    with ExitStack() as stack:
+        lines, sink, records = [], None, None
+        if places.run is not None:
+            sink = stack.enter_context(JsonLines(places.run / "verdicts.jsonl"))
+            lines = read_lines(sink.path)
+        if places.proofs is not None:
+            records = Records(places.proofs / RECORDS, network, len(lines))
+            stack.enter_context(records).require(_certified(lines))
         # A batch that a kill cut short is done again whole: the last bits of a product depend on
         # the number of rows, and a resumed run is to write what an unbroken one does.
         index = len(lines) - len(lines) % batch_size if len(lines) < len(samples.x) else len(lines)
-        rest = Samples(samples.x[index:], samples.y[index:], samples.domain, samples.data, "")
+        rest = replace(samples, x=samples.x[index:], y=samples.y[index:])
         clock = time.perf_counter()
         for chunk in job.chunks(network, rest, batch_size) if len(rest.x) else ():
-            each = (time.perf_counter() - clock) / len(chunk)
-            fresh = chunk[len(lines) - index :]
-            index += len(chunk)
+            each = (time.perf_counter() - clock) / len(chunk.lines)
+            known = len(lines) - index
             added = [
                 {"index": len(lines) + k, **fields, "seconds": each}
-                for k, fields in enumerate(fresh)
+                for k, fields in enumerate(chunk.lines[known:])
             ]
-            lines += added
-            if sink is not None:
+            if records is not None and chunk.proofs is not None and chunk.eps is not None:
+                labels = samples.y[index : index + len(chunk.lines)]
+                records.append(index, labels, chunk.eps, chunk.proofs.since(known))
+            if sink is not None:  # a line says certified once its certificate is in its file
                 sink.extend(added)
+            lines += added
+            index += len(chunk.lines)
             if progress is not None:
                 progress(len(lines), len(samples.x))
             clock = time.perf_counter()
     return lines
+
+
+def _certified(lines: list[dict[str, Any]]) -> Iterator[tuple[int, int]]:
+    """Row and label of the lines that say "certified"."""
+    return ((v["index"], v["label"]) for v in lines if v["status"] == "certified")
 
 
 def _plain_domain(domain: Domain) -> list[Any] | None:

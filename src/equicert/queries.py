@@ -153,6 +153,40 @@ class StateBox:
 
 
 @dataclass(frozen=True)
+class StateProofs:
+    """What proves the properties that hold on some boxes of a batch: state boxes, and bounds.
+
+    Attributes:
+        rows: (k,) int64, which boxes of the batch, increasing.
+        lo, hi: (k, n) state boxes that passed the post-fixed-point test.
+        lower: (k, forms) the bounds on the query's forms over them.
+    """
+
+    rows: Tensor
+    lo: Tensor
+    hi: Tensor
+    lower: Tensor
+
+    def since(self, first: int) -> StateProofs:
+        """Those of rows from `first` on."""
+        kept = self.rows >= first
+        return StateProofs(self.rows[kept], self.lo[kept], self.hi[kept], self.lower[kept])
+
+    def over(self, older: StateProofs) -> StateProofs:
+        """These, and the older ones of the rows that are not among these."""
+        kept = (~torch.isin(older.rows, self.rows)).nonzero()[:, 0]
+        rows = torch.cat([self.rows, older.rows[kept]])
+        order = rows.argsort()
+        lo, hi, lower = (
+            torch.cat([new, old[kept]])[order]
+            for new, old in zip(
+                (self.lo, self.hi, self.lower), (older.lo, older.hi, older.lower), strict=True
+            )
+        )
+        return StateProofs(rows[order], lo, hi, lower)
+
+
+@dataclass(frozen=True)
 class Answer:
     """Lower bounds on every form, with the state box that proves them, or a solver's word for them.
 
@@ -201,6 +235,12 @@ class Answer:
         """Where a floating-point solver claims the property, and stopped for no reason."""
         clean = [self.solver_status is not None and not why for why in self.state.reason]
         return torch.tensor(clean, dtype=torch.bool, device=self.lower.device) & (self.margin > 0)
+
+    @property
+    def proofs(self) -> StateProofs:
+        """What a method that is `post_fixed` proves the property by, where it holds."""
+        rows = self.holds.nonzero()[:, 0]
+        return StateProofs(rows, self.state.lo[rows], self.state.hi[rows], self.lower[rows])
 
     @property
     def reasons(self) -> tuple[str, ...]:

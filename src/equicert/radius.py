@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from equicert.bounds import Method
 from equicert.boxes import Box, Domain
-from equicert.certification import Verdict, certify_boxes
+from equicert.certification import Verdict, decide_boxes
 from equicert.errors import InputError
+from equicert.queries import StateProofs
 from equicert.stored import StoredNetwork
 
 
@@ -25,6 +26,14 @@ class RadiusVerdict:
 
     verdict: Verdict
     radius: float | None
+
+
+@dataclass(frozen=True)
+class DecidedRadii:
+    """The radii of a batch, and what proves them by state boxes; None where the method does not."""
+
+    found: list[RadiusVerdict]
+    proofs: StateProofs | None
 
 
 def certified_radii(
@@ -46,6 +55,35 @@ def certified_radii(
     Raises:
         InputError: largest or resolution not positive, a method that proves nothing, and as
             `certify`.
+    """
+    for decided in decide_radii(
+        network,
+        x,
+        labels,
+        method,
+        domain=domain,
+        largest=largest,
+        resolution=resolution,
+        batch_size=batch_size,
+    ):
+        yield decided.found
+
+
+def decide_radii(
+    network: StoredNetwork,
+    x: Tensor,  # (batch, r) float64
+    labels: Tensor,  # (batch,) int64
+    method: Method,
+    *,
+    domain: Domain = None,
+    largest: float = 1.0,
+    resolution: float = 1e-4,
+    batch_size: int = 1000,
+) -> Iterator[DecidedRadii]:
+    """The same, with what proves them.
+
+    Raises:
+        InputError: as `certified_radii`.
     """
     check_bisectable(method)
     check_span(largest, resolution)
@@ -80,15 +118,21 @@ def _bisect(
     domain: Domain,
     largest: float,
     resolution: float,
-) -> list[RadiusVerdict]:
+) -> DecidedRadii:
     good = torch.full((len(x), 1), -1.0, dtype=torch.float64)  # -1: nothing certified yet
     bad = torch.full((len(x), 1), torch.inf, dtype=torch.float64)
     verdicts: list[Verdict | None] = [None] * len(x)
+    proofs: StateProofs | None = None
 
     def attempt(rows: Tensor, eps: Tensor) -> None:
+        nonlocal proofs
         box = Box.around(x[rows], eps, domain)
-        [found] = certify_boxes(network, x[rows], labels[rows], box, method, len(rows))
-        for row, verdict, radius in zip(rows.tolist(), found, eps[:, 0].tolist(), strict=True):
+        [found] = decide_boxes(network, x[rows], labels[rows], box, method, len(rows))
+        if found.proofs is not None:
+            fresh = replace(found.proofs, rows=rows[found.proofs.rows])
+            proofs = fresh if proofs is None else fresh.over(proofs)
+        radii = eps[:, 0].tolist()
+        for row, verdict, radius in zip(rows.tolist(), found.verdicts, radii, strict=True):
             if verdict.status == "certified":
                 good[row], verdicts[row] = radius, verdict
             else:
@@ -106,8 +150,9 @@ def _bisect(
         if not len(open_):
             break
         attempt(open_, 0.5 * (good[open_] + bad[open_]))
-    return [
+    found = [
         RadiusVerdict(verdict, radius if radius >= 0 else None)
         for verdict, radius in zip(verdicts, good[:, 0].tolist(), strict=True)
         if verdict is not None
     ]
+    return DecidedRadii(found, proofs)

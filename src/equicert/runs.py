@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import platform
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -83,7 +84,7 @@ def claim_folder(
     """
     folder = Path(out)
     claim = {"kind": kind, "identity": json.loads(json.dumps(dict(identity), allow_nan=False))}
-    with _reporting(folder, "make the folder"):
+    with reporting(folder, "make the folder"):
         folder.mkdir(parents=True, exist_ok=True)
     held = read_claim(folder)
     if held is not None:
@@ -92,7 +93,7 @@ def claim_folder(
             raise OutputError(
                 f"{folder} holds this very run already; resume it, or choose another folder"
             )
-    with _reporting(folder, "read"):
+    with reporting(folder, "read"):
         for left in folder.glob(".*.tmp"):  # of a run that was killed while it wrote
             left.unlink(missing_ok=True)
         if held is None and any(folder.iterdir()):
@@ -111,7 +112,7 @@ def read_claim(out: str | Path) -> dict[str, Any] | None:
         OutputError: `run.json` cannot be read or is damaged.
     """
     path = Path(out) / _CLAIM
-    with _reporting(path, "read"):
+    with reporting(path, "read"):
         try:
             text = path.read_text("utf-8")
         except FileNotFoundError:
@@ -137,7 +138,7 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
     path = Path(path)
     content = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _reporting(path, "write"):
+    with reporting(path, "write"):
         try:
             with temporary.open("wb") as file:
                 file.write(content)
@@ -169,7 +170,7 @@ class JsonLines:
 
     def __init__(self, path: str | Path, keep: int | None = None) -> None:
         self.path = Path(path)
-        with _reporting(self.path, "read"):
+        with reporting(self.path, "read"):
             content = self.path.read_bytes() if self.path.exists() else b""
         lines = content.splitlines(keepends=True)
         if lines and not lines[-1].endswith(b"\n"):
@@ -182,7 +183,7 @@ class JsonLines:
         kept = b"".join(lines[:keep])
         if kept != content:
             write_atomic(self.path, kept)
-        with _reporting(self.path, "write"):
+        with reporting(self.path, "write"):
             self._file = self.path.open("ab")
 
     def append(self, item: Mapping[str, Any]) -> None:
@@ -200,13 +201,13 @@ class JsonLines:
             OutputError: as `append`.
         """
         lines = "".join(json.dumps(dict(item), allow_nan=False) + "\n" for item in items)
-        with _reporting(self.path, "write"):
+        with reporting(self.path, "write"):
             self._file.write(lines.encode())
             self._file.flush()
 
     def close(self) -> None:
         """Bring the lines to the disk and close the file."""
-        with _reporting(self.path, "write"):
+        with reporting(self.path, "write"):
             try:
                 self._file.flush()
                 os.fsync(self._file.fileno())
@@ -235,7 +236,7 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         OutputError: the file is missing or a complete line is no JSON object.
     """
-    with _reporting(Path(path), "read"):
+    with reporting(Path(path), "read"):
         content = Path(path).read_bytes()
     items: list[dict[str, Any]] = []
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
@@ -269,23 +270,26 @@ def _require_same(folder: Path, held: dict[str, Any], wanted: dict[str, Any]) ->
             f"{folder} holds another run: '{held['kind']}', not '{wanted['kind']}'; choose another"
             " folder"
         )
-    there, here = held["identity"], wanted["identity"]
-    different = [key for key in here | there if _shown(there, key) != _shown(here, key)]
-    if different:
-        key = different[0]
-        more = f" and {len(different) - 1} more differ" if different[1:] else ""
-        raise OutputError(
-            f"{folder} holds another run: {key} is {_shown(there, key)} there and"
-            f" {_shown(here, key)} here{more}; choose another folder"
-        )
+    if found := different(held["identity"], wanted["identity"]):
+        raise OutputError(f"{folder} holds another run: {found}")
 
 
-def _shown(identity: dict[str, Any], key: str) -> str:
+def different(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The first entry in which two JSON objects differ, and what to do; "" where none does."""
+    keys = [key for key in {**there, **here} if _shown(there, key) != _shown(here, key)]
+    if not keys:
+        return ""
+    more = f" and {len(keys) - 1} more differ" if keys[1:] else ""
+    texts = (textwrap.shorten(_shown(side, keys[0]), 80) for side in (there, here))
+    return "{} is {} there and {} here{}; choose another folder".format(keys[0], *texts, more)
+
+
+def _shown(identity: Mapping[str, Any], key: str) -> str:
     return json.dumps(identity[key], sort_keys=True) if key in identity else "absent"
 
 
 @contextlib.contextmanager
-def _reporting(path: Path, doing: str) -> Iterator[None]:
+def reporting(path: Path, doing: str) -> Iterator[None]:
     """Turn what the operating system says into one line with a remedy."""
     try:
         yield

@@ -25,6 +25,8 @@ class Method(ABC):
 
     name: str
     proves: bool = True  # False: its bounds are floating-point claims, and nothing is certified
+    post_fixed: bool = False  # True: what is certified follows from a state box over the query's
+    # box that passed the post-fixed-point test, and so can be written down as a certificate
 
     @abstractmethod
     def answer(self, network: StoredNetwork, query: Query) -> Answer:

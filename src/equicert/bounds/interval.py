@@ -32,6 +32,7 @@ class Interval(StateBoxMethod):
     tolerance: float = 1e-7
     max_steps: int = 5000
     name = "interval"
+    post_fixed = True
 
     @torch.no_grad()
     def state_box(self, network: StoredNetwork, box: Box) -> StateBox:

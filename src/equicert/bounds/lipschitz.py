@@ -50,6 +50,7 @@ class Lipschitz(StateBoxMethod):
     local: bool = False
     tolerance: float = 1e-7
     max_steps: int = 5000
+    post_fixed = True
 
     @property
     def name(self) -> str:  # type: ignore[override] - depends on the form

@@ -66,6 +66,7 @@ class SignSplit(StateBoxMethod):
     tolerance: float = 1e-7
     max_steps: int = 5000
     name = "sign-split"
+    post_fixed = True
 
     @torch.no_grad()
     def state_box(self, network: StoredNetwork, box: Box) -> StateBox:

@@ -128,7 +128,7 @@ def _method(options: CertifyOptions, per_margin: bool, local: bool) -> Method:
 
 def run_attack(options: AttackOptions, model: str, *, quiet: bool, resume: bool) -> None:
     """`equicert attack`."""
-    from equicert.evaluation import AttackRun
+    from equicert.attack_run import AttackRun
 
     _evaluate(AttackRun(_attack(options), options.eps), options, model, quiet, resume)
 
@@ -218,11 +218,13 @@ def _evaluate(
     """What certify and attack share: load, run with progress, print the summary."""
     from equicert.cli import console
     from equicert.data import load_data
-    from equicert.evaluation import Samples, evaluate
+    from equicert.evaluation import evaluate
+    from equicert.jobs import Samples
     from equicert.models import load_model
 
     set_threads(options.threads)
-    if resume and options.out is None:
+    certificates = options.certificates if isinstance(options, CertifyOptions) else None
+    if resume and options.out is None and certificates is None:
         raise InputError("--resume continues the run in a folder: name it with --out")
     network = load_model(Path(model), options.activation)
     _require_well_posed(network)
@@ -236,6 +238,7 @@ def _evaluate(
             samples,
             batch_size=options.batch_size,
             out=_path(options.out),
+            certificates=_path(certificates),
             resume=resume,
             progress=progress,
         )

@@ -37,7 +37,8 @@ _HELP = {
     " any moment, --resume OUT continues to the same weights.",
     "certify": "Decide for every test sample whether each input within eps provably has its label."
     " A line a sample goes to OUT/verdicts.jsonl: 'certified' is a theorem about the stored"
-    " weights, 'claimed' the word of a solver, 'unknown' says why it is neither.",
+    " weights, 'claimed' the word of a solver, 'unknown' says why it is neither. --certificates DIR"
+    " writes down what proves each theorem, for `equicert check`.",
     "bound": "Enclose the outputs and the state of the network over boxes of inputs, rounded"
     " outwards, and show what proves it. No labels are needed.",
     "check": "Check certificates in exact arithmetic, by a program of the standard library alone"

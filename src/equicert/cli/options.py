@@ -55,6 +55,9 @@ class CertifyOptions:
         activation: needed when an .npz model does not name its own.
         data_dir: where mnist/ lies; default $EQUICERT_DATA_DIR, then the cache.
         out: folder for verdicts.jsonl and summary.json.
+        certificates: folder for a proof of every certified verdict, which `equicert check` checks;
+            for interval, sign-split, and lipschitz without --bound. Verdicts and summary are
+            written there, too, unless --out names another folder.
         threads: CPU threads; default torch's choice.
     """
 
@@ -70,6 +73,7 @@ class CertifyOptions:
     activation: str | None = None
     data_dir: str | None = None
     out: str | None = None
+    certificates: str | None = None
     threads: int | None = None
 
 

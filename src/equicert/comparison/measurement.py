@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
+from equicert.attack_run import AttackRun
 from equicert.attacks import PGD
 from equicert.bounds import (
     Interval,
@@ -32,7 +33,7 @@ from equicert.errors import (
     NotMonotoneError,
     RowSumError,
 )
-from equicert.evaluation import AttackRun, Certification, Evaluation, Samples, evaluate_lines
+from equicert.evaluation import Certification, Evaluation, evaluate_lines
 from equicert.experiments.progress import Progress
 from equicert.experiments.verdicts import (
     Contradiction,
@@ -40,6 +41,7 @@ from equicert.experiments.verdicts import (
     Lines,
     attacks_on_proved,
 )
+from equicert.jobs import Samples
 from equicert.lipschitz import Derived, RowSum, Weighted
 from equicert.norms import spectral_radius_of_absolute
 from equicert.queries import Query

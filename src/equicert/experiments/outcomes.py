@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from equicert.evaluation import AttackRun
+from equicert.attack_run import AttackRun
 from equicert.experiments.study import Stage, Study, place_of
 from equicert.experiments.verdicts import (
     Contradiction,

@@ -16,13 +16,15 @@ from typing import Any, ClassVar
 
 import torch
 
+from equicert.attack_run import AttackRun
 from equicert.attacks import Attack
 from equicert.bounds import Method
 from equicert.checkpoints import describe_domain
 from equicert.data import DataSet
 from equicert.errors import ConfigError
-from equicert.evaluation import AttackRun, Certification, Samples, evaluate
+from equicert.evaluation import Certification, evaluate
 from equicert.experiments.progress import Progress
+from equicert.jobs import Samples
 from equicert.models import load_model
 from equicert.runs import RunFolder, claim_folder
 from equicert.schedules import TrainConfig

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from equicert.attack_run import AttackRun
 from equicert.attacks import FGSM, PGD
 from equicert.bounds import Interval, Lipschitz
 from equicert.cli import console
 from equicert.cli.options import DemoOptions
 from equicert.data import DataSet, load_data
-from equicert.evaluation import AttackRun, Certification, Samples, evaluate
+from equicert.evaluation import Certification, evaluate
 from equicert.experiments.verdicts import (
     ContradictionError,
     Lines,
@@ -25,6 +26,7 @@ from equicert.experiments.verdicts import (
 )
 from equicert.figures import AccuracyRow
 from equicert.inspection import Inspection, inspect_network
+from equicert.jobs import Samples
 from equicert.models import load_model
 from equicert.runs import read_lines
 from equicert.schedules import TrainConfig
