@@ -22,7 +22,7 @@ FLOORS = {
     1: "operators",
     2: "enclosures contraction monotonicity weights solution policies problems solvers",
     3: "materialised stored network sequential",
-    4: "queries bounds attacks lipschitz lipschitz_below conditions",
+    4: "queries bounds attacks lipschitz lipschitz_below conditions deployed",
     5: "data mnist vectors models losses adversarial recipes runs schedules presets",
     6: "training initialisation checkpoints certification radius evaluation inspection",
     7: "comparison experiments report figures",

@@ -20,6 +20,7 @@ from equicert.bounds import Method
 from equicert.boxes import Domain, Surroundings
 from equicert.certification import certify_boxes
 from equicert.data import DataSet
+from equicert.deployed import Deployed, deployed_by
 from equicert.errors import InputError
 from equicert.radius import certified_radii, check_bisectable, check_span
 from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines, versions
@@ -65,25 +66,38 @@ class Samples:
 
 @dataclass(frozen=True)
 class Certification:
-    """Certify at one eps, or (eps None) find each sample's largest certified radius."""
+    """Certify at one eps, or (eps None) find each sample's largest certified radius.
+
+    With a `tolerance`, say also what is certified of the float32 program that stops there.
+    """
 
     method: Method
     eps: float | None
     largest: float = 1.0
     resolution: float = 1e-4
+    tolerance: float | None = None
     kind = "certify"
 
-    def check(self, samples: Samples) -> None:
-        """Raise InputError for what would fail later, before an output folder is claimed."""
+    def check(self, network: StoredNetwork, samples: Samples) -> None:
+        """Raise what would fail later, before an output folder is claimed."""
+        self._deployed(network)
         Surroundings(samples.x, self.largest if self.eps is None else self.eps, samples.domain)
         check_span(self.largest, self.resolution)
         if self.eps is None:
             check_bisectable(self.method)
 
+    def _deployed(self, network: StoredNetwork) -> Deployed | None:
+        if self.tolerance is None:
+            return None
+        if self.eps is None:
+            raise InputError("the float32 program is certified at one eps, not for a radius")
+        return deployed_by(self.method, network, self.tolerance)
+
     def identity(self) -> dict[str, Any]:
         """What makes this run what it is, beside model and data."""
         if self.eps is not None:
-            return {"method": self.method.name, "eps": self.eps}
+            as_run = {} if self.tolerance is None else {"deployed": f"float32, {self.tolerance!r}"}
+            return {"method": self.method.name, "eps": self.eps, **as_run}
         span = {"largest": self.largest, "resolution": self.resolution}
         return {"method": self.method.name, "eps": None, **span}
 
@@ -93,8 +107,8 @@ class Certification:
         """Verdict lines without index and time, a list per batch."""
         x, y, domain = samples.x, samples.y, samples.domain
         if self.eps is not None:
-            boxes = Surroundings(x, self.eps, domain)
-            for chunk in certify_boxes(network, x, y, boxes, self.method, batch_size):
+            boxes, deployed = Surroundings(x, self.eps, domain), self._deployed(network)
+            for chunk in certify_boxes(network, x, y, boxes, self.method, batch_size, deployed):
                 yield [verdict.to_json() for verdict in chunk]
             return
         for found in certified_radii(
@@ -121,6 +135,11 @@ class Certification:
             found["certified_accuracy_at"] = {f"{e:g}": float((radii >= e).mean()) for e in grid}
         else:
             found["certified_accuracy"] = count["certified"] / len(lines)
+        if self.tolerance is not None:
+            as_run = sum(line["deployed"] == "certified" for line in lines)
+            found["deployed_certified_accuracy"] = as_run / len(lines)
+            whys = Counter(line["deployed_reason"] for line in lines if line["deployed_reason"])
+            found["deployed_reasons"] = dict(whys)
         if not self.method.proves:
             found["claimed_accuracy"] = count["claimed"] / len(lines)
             found["solver_statuses"] = dict(
@@ -143,8 +162,9 @@ class AttackRun:
         """Of the attack: "fgsm", "pgd", "autoattack"."""
         return type(self.attack).__name__.lower()
 
-    def check(self, samples: Samples) -> None:
+    def check(self, network: StoredNetwork, samples: Samples) -> None:
         """Raise InputError for what would fail later, before an output folder is claimed."""
+        del network
         Surroundings(samples.x, self.eps, samples.domain)
 
     def identity(self) -> dict[str, Any]:
@@ -247,7 +267,7 @@ def evaluate_lines(
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    job.check(samples)
+    job.check(network, samples)
     identity = {
         "model": network.digest,
         "data": samples.digest,
