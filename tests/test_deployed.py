@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +69,13 @@ def with_diagonal(d: float, activation: str) -> networks.Network:
     return networks.Network(f"W_ii = {d}", W, U, b, np.eye(2), np.zeros(2), activation)
 
 
+def large_beside_small() -> networks.Network:
+    """A state of 1e6, whose resolution lets a slow pair beside it stop far from its fixed point."""
+    W = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.9], [0.0, 0.9, 0.0]])
+    U, b = np.array([[1e6], [1.0], [0.5]]), np.array([3e6, 1.0, -0.5])
+    return networks.Network("large beside small", W, U, b, np.eye(3), np.zeros(3), "identity")
+
+
 HARSH = {
     **{
         f"{net.name}": net
@@ -87,6 +95,7 @@ HARSH = {
     "W_ii = -50, clipped": with_diagonal(-50.3, "hard_tanh"),
     "W_ii near 1": with_diagonal(1 - 1.234e-4, "identity"),
     "W_ii near 1, leaky": with_diagonal(1 - 1.234e-4, "leaky_relu(0.9999)"),
+    "large beside small": large_beside_small(),
     "steep leak": with_diagonal(-50.0, "leaky_relu(0.999)"),
     "leak that vanishes": with_diagonal(-1.0, "leaky_relu(1e-41)"),
 }
@@ -156,6 +165,26 @@ def test_states_at_points_lie_in_their_enclosure(name: str) -> None:
     net = HARSH[name]
     stored = stored_of(net)
     x = points(Box(torch.full((1, net.inputs), -3.1), torch.full((1, net.inputs), 2.7)), 8, 3)
+    box = Box(x, x)
+    error, proved = Deployed.of(stored, 1e-5).error(box, Interval().state_box(stored, box))
+    assert bool(proved.all())
+    assert excess(net, x, states(stored, x, 1e-5), error) <= 1
+
+
+ALONE = np.zeros((1, 1)), np.zeros(1), np.eye(1), np.zeros(1)  # W, b, C, c of one state
+FINE = {  # what only some terms of the bound pay for, and the points that show it
+    "cancelling inputs": ([[3.3, -3.3]], [[k / 7, k / 7 + 1e-9] for k in range(1, 9)]),
+    "inputs below the normal range": ([[1e10]], [[k * 1e-46] for k in range(1, 9)]),
+}
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("name", FINE)
+def test_small_states_of_large_terms_lie_in_their_enclosure(name: str) -> None:
+    U, at = FINE[name]
+    W, b, C, c = ALONE
+    net = networks.Network(name, W, np.array(U), b, C, c, "identity")
+    stored, x = stored_of(net), torch.tensor(at)
     box = Box(x, x)
     error, proved = Deployed.of(stored, 1e-5).error(box, Interval().state_box(stored, box))
     assert bool(proved.all())
@@ -397,10 +426,11 @@ def test_networks_too_close_to_one_for_float32_are_refused(name: str) -> None:
 @pytest.mark.parametrize("part", ["U", "b", "C", "c"])
 def test_weights_beyond_float32_are_refused(part: str) -> None:
     stored = stored_of(HARSH["leaky"])
-    arrays = {name: getattr(stored, name) for name in "bCc"} | {"U": stored.U.dense()}
+    arrays = {"W": stored.W.dense(), "U": stored.U.dense()}
+    arrays |= {name: getattr(stored, name) for name in "bCc"}
     arrays[part] = arrays[part].clone()
     arrays[part].view(-1)[0] = 1e39
-    huge = StoredNetwork.from_arrays(stored.W.dense(), *(arrays[k] for k in "UbCc"), "leaky_relu")
+    huge = StoredNetwork.from_arrays(**arrays, activation="leaky_relu")
     with pytest.raises(ModelError, match="beyond 3"):
         Deployed.of(huge)
 
@@ -441,7 +471,7 @@ def test_the_self_test_finds_products_that_are_not_plain(
     rounding._test_products.cache_clear()
     plain = torch.addmm
 
-    def addmm(u: Tensor, B: Tensor, A: Tensor, **kwargs: float) -> Tensor:
+    def addmm(u: Tensor, B: Tensor, A: Tensor, **kwargs: Any) -> Tensor:
         return u + product(B, A) if B.dtype == torch.float32 else plain(u, B, A, **kwargs)
 
     monkeypatch.setattr(torch, "addmm", addmm)
@@ -460,8 +490,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with net.npz and data.npz in it, and the process inside."""
     monkeypatch.chdir(tmp_path)
     net = networks.random_network(np.random.default_rng(4), 10, 4, 3)
-    np.savez("net.npz", activation="relu", **dict(zip("WUbCc", net.arrays, strict=True)))
-    np.savez("smooth.npz", activation="tanh", **dict(zip("WUbCc", net.arrays, strict=True)))
+    weights: dict[str, Any] = dict(zip("WUbCc", net.arrays, strict=True))
+    np.savez("net.npz", activation="relu", **weights)
+    np.savez("smooth.npz", activation="tanh", **weights)
     x = np.random.default_rng(4).uniform(-2, 2, (60, 4))
     y = stored_of(net).predict(torch.from_numpy(x)).argmax(1).numpy()
     np.savez("data.npz", x_train=x, y_train=y, x_test=x, y_test=y)
