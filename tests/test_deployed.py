@@ -171,19 +171,19 @@ def test_states_at_points_lie_in_their_enclosure(name: str) -> None:
     assert excess(net, x, states(stored, x, 1e-5), error) <= 1
 
 
-ALONE = np.zeros((1, 1)), np.zeros(1), np.eye(1), np.zeros(1)  # W, b, C, c of one state
-FINE = {  # what only some terms of the bound pay for, and the points that show it
-    "cancelling inputs": ([[3.3, -3.3]], [[k / 7, k / 7 + 1e-9] for k in range(1, 9)]),
-    "inputs below the normal range": ([[1e10]], [[k * 1e-46] for k in range(1, 9)]),
+FINE = {  # one state: its W and U, and points, which only some terms of the bound pay for
+    "cancelling inputs": (0.0, [3.3, -3.3], [[k / 7, k / 7 + 1e-9] for k in range(1, 9)]),
+    "inputs below the normal range": (0.0, [1e10], [[k * 1e-46] for k in range(1, 9)]),
+    "a slope that must be rounded": (1 - 1.234e-4, [1e-4], [[k / 7] for k in range(1, 9)]),
 }
 
 
 @pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("name", FINE)
-def test_small_states_of_large_terms_lie_in_their_enclosure(name: str) -> None:
-    U, at = FINE[name]
-    W, b, C, c = ALONE
-    net = networks.Network(name, W, np.array(U), b, C, c, "identity")
+def test_a_single_state_lies_in_its_enclosure(name: str) -> None:
+    own, U, at = FINE[name]
+    one, zero = np.eye(1), np.zeros(1)
+    net = networks.Network(name, own * one, np.array([U]), zero, one, zero, "identity")
     stored, x = stored_of(net), torch.tensor(at)
     box = Box(x, x)
     error, proved = Deployed.of(stored, 1e-5).error(box, Interval().state_box(stored, box))
