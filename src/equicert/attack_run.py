@@ -26,8 +26,9 @@ class AttackRun:
         """Of the attack: "fgsm", "pgd", "autoattack"."""
         return type(self.attack).__name__.lower()
 
-    def check(self, samples: Samples) -> None:
+    def check(self, network: StoredNetwork, samples: Samples) -> None:
         """Raise InputError for what would fail later, before an output folder is claimed."""
+        del network
         Surroundings(samples.x, self.eps, samples.domain)
 
     def identity(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ without a proof. Anything less is `unknown`, with its reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from equicert.bounds.base import answer_from_state
 from equicert.bounds.state_box import prove_state_box
 from equicert.boxes import Bound, Box, Domain, Surroundings
 from equicert.contraction import Contraction
+from equicert.deployed import Deployed, deployed_by
 from equicert.errors import (
     EquicertError,
     InputError,
@@ -60,6 +61,10 @@ class Verdict:
             monotone", "not well-posed", "row sums", "solver ..."); else "".
         solver_status: what the solver of a claim said, "optimal" for example; "" where there was
             none, or where it was not asked since the box's centre has another class.
+        deployed: where it was asked, "certified" if the label is also that of the float32 program
+            `deploy(network)` for every x of the box, or "unknown"; else "".
+        deployed_reason: why that is unknown ("margin", "float32 rounding", or "not certified" in
+            real arithmetic); else "".
     """
 
     status: str
@@ -69,15 +74,19 @@ class Verdict:
     method: str
     reason: str
     solver_status: str = ""
+    deployed: str = ""
+    deployed_reason: str = ""
 
     def to_json(self) -> dict[str, object]:
         """The fields, with an infinite margin as None (JSON has no infinity).
 
-        The solver's status is there only if there is one.
+        The solver's status is there only if there is one, and what is deployed if it was asked.
         """
         fields = asdict(self)
         if not self.solver_status:
             del fields["solver_status"]
+        if not self.deployed:
+            del fields["deployed"], fields["deployed_reason"]
         if self.margin in (float("inf"), float("-inf")):
             fields["margin"] = None
         return fields
@@ -119,6 +128,7 @@ def certify(
     domain: Domain = None,
     method: Method | None = None,
     batch_size: int = 1000,
+    tolerance: float | None = None,
 ) -> list[Verdict]:
     """Verdicts for the boxes `[max(x - eps, lo), min(x + eps, hi)]`, [lo, hi] the domain.
 
@@ -139,19 +149,24 @@ def certify(
             `Spectral()`, `SpectralAtPoint()` and `SpectralLmi()` for monotone networks ([P21],
             [R20]), or `Semidefinite()` for claims ([C21]).
         batch_size: samples at a time; changes no verdict to a false one.
+        tolerance: if given, say of each sample, too, whether it is certified as deployed: for what
+            the float32 program `deploy(network, tolerance)` returns.
 
     Raises:
         InputError: eps negative or NaN, a point outside the domain, a label out of range, x of the
             wrong width. A stored network without the proof that the method needs is no error here:
             every verdict is then `unknown`, reason "not contracting" or "not monotone".
         NotContractingError: a module whose present weights are not proved contracting.
+        ModelError, RoundingError: nothing can be said of the network as deployed.
     """
     stored = as_stored(network)
+    method = method or Interval()
+    deployed = None if tolerance is None else deployed_by(method, stored, tolerance)
     x = torch.as_tensor(x)
     x = stored.check_inputs(x)
     labels = check_labels(torch.as_tensor(label), len(x), stored.outputs)
     boxes = Surroundings(x, eps, domain)
-    verdicts = certify_boxes(stored, x, labels, boxes, method or Interval(), batch_size)
+    verdicts = certify_boxes(stored, x, labels, boxes, method, batch_size, deployed)
     return [verdict for chunk in verdicts for verdict in chunk]
 
 
@@ -162,9 +177,10 @@ def certify_boxes(
     boxes: Box | Surroundings,
     method: Method,
     batch_size: int,
+    deployed: Deployed | None = None,
 ) -> Iterator[list[Verdict]]:
     """The same for boxes at hand, a list of verdicts per chunk, as they become known."""
-    for decided in decide_boxes(network, x, labels, boxes, method, batch_size):
+    for decided in decide_boxes(network, x, labels, boxes, method, batch_size, deployed):
         yield decided.verdicts
 
 
@@ -176,21 +192,30 @@ def decide_boxes(
     boxes: Box | Surroundings,
     method: Method,
     batch_size: int,
+    deployed: Deployed | None = None,
 ) -> Iterator[Decided]:
     """The same, with what proves them."""
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     for begin in range(0, len(x), batch_size):
         rows = slice(begin, begin + batch_size)
-        yield _decide(network, x[rows], labels[rows], boxes[rows], method)
+        yield _decide(network, x[rows], labels[rows], boxes[rows], method, deployed)
 
 
-def _decide(network: StoredNetwork, x: Tensor, labels: Tensor, box: Box, method: Method) -> Decided:
+def _decide(
+    network: StoredNetwork,
+    x: Tensor,
+    labels: Tensor,
+    box: Box,
+    method: Method,
+    deployed: Deployed | None,
+) -> Decided:
     query = Query.of_margins(box, labels, network.outputs, x)
     held, margin = torch.zeros_like(labels, dtype=torch.bool), x.new_full((len(x),), -torch.inf)
     predicted, wrong, reasons = torch.full_like(labels, -1), held, ()
     claimed, solver = held, ("",) * len(x)
     proofs = None
+    as_run: Answer | None = None
     try:
         point = None
         try:
@@ -199,6 +224,7 @@ def _decide(network: StoredNetwork, x: Tensor, labels: Tensor, box: Box, method:
             claimed, point = answer.claimed, answer.point
             solver = answer.solver_status or solver
             proofs = answer.proofs if method.post_fixed else None
+            as_run = None if deployed is None else deployed.answer(answer)
         except tuple(_UNDECIDED) as error:
             why = next(why for kind, why in _UNDECIDED.items() if isinstance(error, kind))
             reasons = (why,) * len(x)
@@ -215,7 +241,23 @@ def _decide(network: StoredNetwork, x: Tensor, labels: Tensor, box: Box, method:
             status, *(column.tolist() for column in columns), reasons, solver, strict=True
         )
     ]
+    if deployed is not None:
+        verdicts = _deployed(verdicts, as_run)
     return Decided(verdicts, proofs)
+
+
+def _deployed(verdicts: list[Verdict], as_run: Answer | None) -> list[Verdict]:
+    """The verdicts with what the same boxes say of the program; nothing where there is no box."""
+    whys = ("not certified",) * len(verdicts) if as_run is None else as_run.reasons
+    return [
+        replace(verdict, deployed="certified")
+        if verdict.status == "certified" and not why
+        else replace(verdict, deployed="unknown", deployed_reason=why)
+        for verdict, why in (
+            (verdict, why if verdict.status == "certified" else "not certified")
+            for verdict, why in zip(verdicts, whys, strict=True)
+        )
+    ]
 
 
 def _at_the_points(

@@ -19,6 +19,7 @@ from equicert.bounds import Interval, Method
 from equicert.boxes import Domain, Surroundings
 from equicert.certificates import RECORDS, Records, prepare
 from equicert.certification import as_stored, decide_boxes
+from equicert.deployed import Deployed, deployed_by
 from equicert.errors import InputError
 from equicert.jobs import Chunk, Job, Samples
 from equicert.network import ImplicitNetwork
@@ -32,25 +33,38 @@ Progress = Callable[[int, int], None]  # (samples done, samples in all)
 
 @dataclass(frozen=True)
 class Certification:
-    """Certify at one eps, or (eps None) find each sample's largest certified radius."""
+    """Certify at one eps, or (eps None) find each sample's largest certified radius.
+
+    With a `tolerance`, say also what is certified of the float32 program that stops there.
+    """
 
     method: Method
     eps: float | None
     largest: float = 1.0
     resolution: float = 1e-4
+    tolerance: float | None = None
     kind = "certify"
 
-    def check(self, samples: Samples) -> None:
-        """Raise InputError for what would fail later, before an output folder is claimed."""
+    def check(self, network: StoredNetwork, samples: Samples) -> None:
+        """Raise what would fail later, before an output folder is claimed."""
+        self._deployed(network)
         Surroundings(samples.x, self.largest if self.eps is None else self.eps, samples.domain)
         check_span(self.largest, self.resolution)
         if self.eps is None:
             check_bisectable(self.method)
 
+    def _deployed(self, network: StoredNetwork) -> Deployed | None:
+        if self.tolerance is None:
+            return None
+        if self.eps is None:
+            raise InputError("the float32 program is certified at one eps, not for a radius")
+        return deployed_by(self.method, network, self.tolerance)
+
     def identity(self) -> dict[str, Any]:
         """What makes this run what it is, beside model and data."""
         if self.eps is not None:
-            return {"method": self.method.name, "eps": self.eps}
+            as_run = {} if self.tolerance is None else {"deployed": f"float32, {self.tolerance!r}"}
+            return {"method": self.method.name, "eps": self.eps, **as_run}
         span = {"largest": self.largest, "resolution": self.resolution}
         return {"method": self.method.name, "eps": None, **span}
 
@@ -58,8 +72,8 @@ class Certification:
         """Verdicts batch by batch."""
         x, y, domain = samples.x, samples.y, samples.domain
         if self.eps is not None:
-            boxes = Surroundings(x, self.eps, domain)
-            for decided in decide_boxes(network, x, y, boxes, self.method, batch_size):
+            boxes, deployed = Surroundings(x, self.eps, domain), self._deployed(network)
+            for decided in decide_boxes(network, x, y, boxes, self.method, batch_size, deployed):
                 lines = [verdict.to_json() for verdict in decided.verdicts]
                 yield Chunk(lines, decided.proofs, np.full(len(lines), self.eps))
             return
@@ -89,6 +103,11 @@ class Certification:
             found["certified_accuracy_at"] = {f"{e:g}": float((radii >= e).mean()) for e in grid}
         else:
             found["certified_accuracy"] = count["certified"] / len(lines)
+        if self.tolerance is not None:
+            as_run = sum(line["deployed"] == "certified" for line in lines)
+            found["deployed_certified_accuracy"] = as_run / len(lines)
+            whys = Counter(line["deployed_reason"] for line in lines if line["deployed_reason"])
+            found["deployed_reasons"] = dict(whys)
         if not self.method.proves:
             found["claimed_accuracy"] = count["claimed"] / len(lines)
             found["solver_statuses"] = dict(
@@ -160,7 +179,7 @@ def evaluate_lines(
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    job.check(samples)
+    job.check(network, samples)
     identity = {
         "model": network.digest,
         "data": samples.digest,

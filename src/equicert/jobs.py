@@ -81,7 +81,7 @@ class Job(Protocol):
         """The command: "certify", "attack"."""
         ...
 
-    def check(self, samples: Samples) -> None:
+    def check(self, network: StoredNetwork, samples: Samples) -> None:
         """Raise InputError for what would fail later, before an output folder is claimed."""
 
     def identity(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import random
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -21,7 +22,10 @@ from equicert.errors import RoundingError
 
 UNIT = 2.0**-53  # u, unit roundoff of float64
 TINY = 2.0**-1022  # the smallest normal float64: one underflow or flush costs at most this
+UNIT32 = 2.0**-24  # the same of float32
+TINY32 = 2.0**-126
 _SLACK = 2.0**-1020
+_ROUNDED = ("none", "ieee")  # torch's words for float32 products that are not shortened
 
 
 def up(
@@ -56,11 +60,13 @@ def down_array(
     return x - np.abs(x) * (4 * UNIT) - _SLACK
 
 
-def gamma(k: int) -> float:
+def gamma(k: int, unit: float = UNIT) -> float:
     """An upper bound on `k u / (1 - k u)`, the relative error constant of k roundings."""
-    if k * UNIT >= 0.5:
-        raise RoundingError(f"inner products of {k} terms are too long for float64 error bounds")
-    return (k * UNIT / (1 - k * UNIT)) * (1 + 8 * UNIT)
+    if k * unit >= 0.5:
+        raise RoundingError(
+            f"inner products of {k} terms are too long for error bounds at unit roundoff {unit:.3g}"
+        )
+    return (k * unit / (1 - k * unit)) * (1 + 8 * UNIT)
 
 
 def add_down(
@@ -165,24 +171,53 @@ def _test_workers(device: str, threads: int) -> None:
     refuse_flushing(device, 2**16 * threads)
 
 
+def self_test_single() -> None:
+    """Check that float32 products on the CPU are plain ones, at their full precision.
+
+    Raises:
+        RoundingError: torch may shorten their factors, or a self-test says that it does.
+    """
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    found = str(getattr(matmul, "fp32_precision", "none"))
+    with suppress(RuntimeError):  # torch refuses to sum up settings of both kinds
+        found = torch.get_float32_matmul_precision() if found in _ROUNDED else found
+    if found not in ("highest", *_ROUNDED):
+        raise RoundingError(
+            f"torch may shorten the factors of float32 products to '{found}', which the bounds on"
+            " a float32 program do not allow for; call"
+            " torch.set_float32_matmul_precision('highest')"
+        )
+    for batch in (96, 1):  # one row is multiplied by other code
+        _test_products("cpu", torch.float32, batch=batch)
+
+
 @functools.cache
-def _test_products(device: str, terms: int = 256, rows: int = 96, batch: int = 96) -> None:
+def _test_products(
+    device: str,
+    dtype: torch.dtype = torch.float64,
+    terms: int = 256,
+    rows: int = 96,
+    batch: int = 96,
+) -> None:
     """Compare badly scaled products with exact integers.
 
-    The rows of one factor span 2^+-60, and so do, in opposite ways, the terms of each inner
-    product, so that an algorithm that adds entries of different rows (Strassen, Winograd), rounds
-    to fewer bits, or scales a whole row alike (emulated double) misses the entrywise bound by many
-    orders of magnitude.
+    The rows of one factor span 2^+-60 (2^+-20 in float32), and so do, in opposite ways, the terms
+    of each inner product, so that an algorithm that adds entries of different rows (Strassen,
+    Winograd), rounds to fewer bits, or scales a whole row alike (emulated double) misses the
+    entrywise bound by many orders of magnitude.
     """
+    bits, span, unit = (53, 60, UNIT) if dtype == torch.float64 else (24, 20, UNIT32)
+    half = 2 ** (bits - 1)
     rng = random.Random(20220803)
-    mantissa = [[rng.getrandbits(53) - 2**52 for _ in range(terms)] for _ in range(rows)]
-    factor = [[rng.getrandbits(53) - 2**52 for _ in range(terms)] for _ in range(batch)]
-    scales = [rng.randint(-60, 60) for _ in range(rows)]
-    inner = torch.tensor([2.0 ** rng.randint(-60, 60) for _ in range(terms)], dtype=torch.float64)
-    A = torch.tensor(mantissa, dtype=torch.float64) * inner
-    A = (A * torch.tensor([2.0**s for s in scales], dtype=torch.float64)[:, None]).to(device)
-    B = (torch.tensor(factor, dtype=torch.float64) / inner).to(device)
+    mantissa = [[rng.getrandbits(bits) - half for _ in range(terms)] for _ in range(rows)]
+    factor = [[rng.getrandbits(bits) - half for _ in range(terms)] for _ in range(batch)]
+    scales = [rng.randint(-span, span) for _ in range(rows)]
+    inner = torch.tensor([2.0 ** rng.randint(-span, span) for _ in range(terms)], dtype=dtype)
+    A = torch.tensor(mantissa, dtype=dtype) * inner
+    A = (A * torch.tensor([2.0**s for s in scales], dtype=dtype)[:, None]).to(device)
+    B = (torch.tensor(factor, dtype=dtype) / inner).to(device)
     products = {"linear": (B @ A.mT).T, "addmm": torch.addmm(B.new_zeros(rows), B, A.mT).T}
+    bound = gamma(terms, unit)
     for name, product in products.items():
         for _ in range(128):
             i, j = rng.randrange(rows), rng.randrange(batch)
@@ -190,9 +225,10 @@ def _test_products(device: str, terms: int = 256, rows: int = 96, batch: int = 9
             size = sum(abs(p * q) for p, q in zip(mantissa[i], factor[j], strict=True))
             found = math.ldexp(float(product[i, j]), -scales[i])
             error = abs(int(found) - exact) if math.isfinite(found) else math.inf
-            if not error <= gamma(terms) * size + 1:
+            if not error <= bound * size + 1:
                 raise RoundingError(
-                    f"this machine's {name} product on {device} is not a plain float64 product"
-                    f" (entry error {error:.3g}, allowed {gamma(terms) * size:.3g});"
+                    f"this machine's {name} product on {device} is not a plain"
+                    f" {str(dtype).removeprefix('torch.')} product (entry error {error:.3g},"
+                    f" allowed {bound * size:.3g});"
                     " no rigorous verdict is possible here: use another BLAS or device"
                 )

@@ -88,8 +88,18 @@ def run_certify(
 
     method = _method(options, per_margin, local)
     eps = None if radius else options.eps
-    job = Certification(method, eps, options.largest, options.resolution)
+    tolerance = _tolerance(options)
+    job = Certification(method, eps, options.largest, options.resolution, tolerance)
     _evaluate(job, options, model, quiet, resume)
+
+
+def _tolerance(options: CertifyOptions) -> float | None:
+    """Of the program that is certified beside the network; None if that is not asked."""
+    if options.deployed is not None:
+        return 1e-4 if options.tol is None else options.tol
+    if options.tol is not None:
+        raise InputError("--tol is the tolerance of the float32 program: add --deployed float32")
+    return None
 
 
 def _method(options: CertifyOptions, per_margin: bool, local: bool) -> Method:

@@ -98,9 +98,16 @@ class _Parser(ArgumentParser):
         if unknown:
             known = {s[2:] for s in self.options if s.startswith("--") and "print" not in s}
             text += nearest(unknown[1].replace("-", "_"), known)
+        text = re.sub(  # an option that may be left out: say what it takes besides nothing
+            r"Does not validate against any .* Errors: - Expected an? (.*?) - Expected a <class"
+            r" 'NoneType'> .*Given value: ",
+            r"Expected a \1. Got value: ",
+            text,
+        )
         wrong = re.fullmatch(r"Parser key \"(\w+)\": (.*?)\.? Got value: (.*)", text)
         if wrong:
             wanted = wrong[2].replace("a <class 'float'>", "a finite number")
+            wanted = wanted.replace("a <class 'int'>", "a whole number")
             wanted = wanted.replace("a typing.Literal[", "one of [")
             text = f"--{wrong[1]}: {wanted}, got {wrong[3]}"
         _fail(text, 2)

@@ -49,6 +49,10 @@ class CertifyOptions:
             on Lip: weighted (Theorem 6.1), row-sum ([EG21]) or derived. With spectral, printed is
             margin(x) - sqrt(2) Lip_2 sqrt(inputs) radius, Lip_2 that of [P21], and lmi takes Lip_2
             from a linear matrix inequality [R20], for networks trained with a prescribed bound.
+        deployed: float32 also certifies the label that the program returns: weights and inputs
+            rounded to float32, Picard's iteration on the CPU, stopped at --tol. Piecewise-linear
+            activations only.
+        tol: with --deployed, the sup-norm tolerance of that program; default 1e-4.
         domain: 'lo,hi' or 'none'; default the data set's own. Boxes are clipped to it.
         limit: only the first so many test samples.
         batch_size: samples at a time.
@@ -67,6 +71,8 @@ class CertifyOptions:
     resolution: float = 1e-4
     method: Literal["interval", "lipschitz", "sign-split", "spectral", "semidefinite"] = "interval"
     bound: Literal["weighted", "row-sum", "derived", "printed", "lmi"] | None = None
+    deployed: Literal["float32"] | None = None
+    tol: float | None = None
     domain: str | None = None
     limit: int | None = None
     batch_size: int = 1000

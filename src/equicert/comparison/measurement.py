@@ -259,7 +259,7 @@ def _samples(model: Named, data: DataSet, limit: int | None, eps: float) -> Samp
     except InputError as error:
         raise InputError(f"model {model.name}: {error}") from error
     samples = Samples.of(data, model.network, limit, data.domain)
-    Certification(Interval(), eps).check(samples)
+    Certification(Interval(), eps).check(model.network, samples)
     return samples
 
 
