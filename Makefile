@@ -53,8 +53,8 @@ bench: $(BENCH) ## measure speed and memory on MNIST with one thread, and write 
 check-mnist: $(STAMP) ## certify 10 000 MNIST images by MODELS, check each certificate, write docs/results/certificates.md
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.certificates $(MODELS)
 
-test: $(STAMP) ## run the tests
-	$(PY) -m pytest
+test: $(STAMP) ## run the tests, in two processes
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 test-long: $(STAMP) ## run the tests that take minutes
 	$(PY) -m pytest -m long --timeout 3600

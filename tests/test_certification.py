@@ -22,8 +22,9 @@ import networks
 from equicert import contraction
 from equicert.bounds import Interval, Lipschitz, LipschitzRadius, Method
 from equicert.boxes import Box, Domain
-from equicert.certification import STATUSES, Verdict, certify, certify_boxes, reach
+from equicert.certification import STATUSES, Verdict, certify, certify_boxes
 from equicert.errors import InputError, NotContractingError, RoundingError
+from equicert.image import reach
 from equicert.lipschitz import Derived, Weighted
 from equicert.network import ImplicitNetwork
 from equicert.queries import Answer, Query

@@ -24,7 +24,16 @@ from exact_functions import activation as enclose
 from networks import CONTRACTING
 from proofs import Folder, Proof, prove
 
-EACH = 1300  # mutations a case; 8 cases
+EACH = {  # mutations a case, 10 000 in all: fewer where the truth takes enclosures of phi
+    "relu": 1900,
+    "identity, endpoints": 1900,
+    "leaky": 1900,
+    "eta by a hair": 1900,
+    "skewed eta": 900,
+    "tanh": 500,
+    "softplus": 300,
+    "elu": 700,
+}
 Ranges = list[tuple[Fraction, Fraction]]
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 5e-324, -5e-324, 1e308, -1e308, 2.0**-1022, math.inf, math.nan)
 
@@ -257,7 +266,7 @@ def test_no_false_certificate_is_valid_and_no_true_one_is_refused(
     assert check_folder(*folder.write(tmp_path)).certificates == len(folder.proofs)
     rng = random.Random(name)
     found, fields, accepted = Counter[str](), Counter[str](), Counter[str]()
-    for _ in range(EACH):
+    for _ in range(EACH[name]):
         changed, what, hopeless = mutate(folder, rng)
         expected = False if hopeless else truth(changed)
         verdict = outcome(changed, tmp_path)
@@ -266,9 +275,9 @@ def test_no_false_certificate_is_valid_and_no_true_one_is_refused(
         found[verdict] += 1
         fields[what] += 1
         accepted[what] += verdict == "valid"
-    reached = EACH - found["unreadable"] - found["other"]
-    sys.stdout.write(f"\n{name}: {dict(found)}, {reached} of {EACH} reached the arithmetic\n")
+    reached = EACH[name] - found["unreadable"] - found["other"]
+    sys.stdout.write(f"\n{name}: {dict(found)}, {reached} of {EACH[name]} reached the arithmetic\n")
     sys.stdout.write(f"changed: {dict(fields)}\nof them still true: {dict(+accepted)}\n")
-    assert reached >= 0.3 * EACH
-    assert found["valid"] > 0.03 * EACH
+    assert reached >= 0.3 * EACH[name]
+    assert found["valid"] > 0.03 * EACH[name]
     assert {"eta", "states", "margin"} <= set(found)

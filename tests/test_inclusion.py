@@ -20,7 +20,7 @@ from torch import Tensor
 import exact
 from equicert.activations import parse_activation
 from equicert.boxes import Box
-from equicert.certification import reach
+from equicert.image import reach
 from equicert.lipschitz import zeta_bound
 from equicert.norms import metzler_split
 from equicert.problems import PrimalProblem

@@ -23,7 +23,7 @@ FLOORS = {
     3: "implicit_diff materialised stored network sequential",
     4: "queries bounds attacks lipschitz lipschitz_below conditions deployed",
     5: "data mnist vectors models losses adversarial recipes runs schedules presets certificates",
-    6: "training initialisation checkpoints certification radius jobs evaluation attack_run"
+    6: "training initialisation checkpoints certification image radius jobs evaluation attack_run"
     " inspection",
     7: "comparison experiments report figures",
     8: "cli __main__",

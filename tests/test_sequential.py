@@ -16,8 +16,9 @@ import exact
 from equicert.activations import Tanh
 from equicert.attacks import FGSM, PGD
 from equicert.boxes import Box
-from equicert.certification import certify, reach
+from equicert.certification import certify
 from equicert.errors import ConfigError, EquicertError, InputError, ModelError, NotContractingError
+from equicert.image import reach
 from equicert.inspection import inspect_network
 from equicert.losses import inclusion_loss
 from equicert.models import load_model, save_model

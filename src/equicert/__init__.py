@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from equicert.activations import parse_activation as parse_activation
     from equicert.boxes import Box as Box
     from equicert.certification import certify as certify
-    from equicert.certification import reach as reach
     from equicert.data import load_data as load_data
     from equicert.evaluation import write_certificates as write_certificates
+    from equicert.image import reach as reach
     from equicert.models import load_model as load_model
     from equicert.models import save_model as save_model
     from equicert.network import ImplicitNetwork as ImplicitNetwork
@@ -35,7 +35,7 @@ _HOME = {
     "load_model": "models",
     "matrix_measure": "norms",
     "parse_activation": "activations",
-    "reach": "certification",
+    "reach": "image",
     "save_model": "models",
     "to_sequential": "sequential",
     "write_certificates": "evaluation",

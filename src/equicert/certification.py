@@ -1,4 +1,4 @@
-"""`certify` and `reach`: from weights to verdicts.
+"""`certify`: from weights to verdicts.
 
 `certified` means: for the network with exactly the stored weights, in real arithmetic, every x in
 the box has a unique fixed point and the label's output is strictly the largest. The solver
@@ -98,25 +98,6 @@ class Decided:
 
     verdicts: list[Verdict]
     proofs: StateProofs | None
-
-
-@dataclass(frozen=True)
-class Reach:
-    """The image of a box of inputs.
-
-    Attributes:
-        output: (batch, q) bounds that contain y for every x in the box, proved where `proved`.
-        state: (batch, n) bounds that contain z*(x).
-        proved: (batch,) bool.
-        reason: per sample, why not.
-        contraction: eta and mu, the proof that z*(x) is unique.
-    """
-
-    output: Box
-    state: Box
-    proved: Tensor
-    reason: tuple[str, ...]
-    contraction: Contraction
 
 
 def certify(
@@ -325,37 +306,6 @@ def _statuses(held: Tensor, wrong: Tensor, claimed: Tensor) -> list[str]:
         next((word for word, where in words if bool(where[row])), "unknown")
         for row in range(len(held))
     ]
-
-
-@torch.no_grad()
-def reach(network: StoredNetwork | ImplicitNetwork, box: Box) -> Reach:
-    """Boxes that contain y and z*(x) for every x in the box, rounded outwards ([J22], Thm 6.3).
-
-    Example:
-        >>> image = reach(network, Box.around(x, 0.1))
-        >>> image.output.lo, image.output.hi
-
-    Raises:
-        NotContractingError: no unique fixed point is proved.
-        InputError: the box does not fit the network, or its image could not be proved.
-    """
-    stored = as_stored(network)
-    method = Interval()
-    answer: Answer = method.answer(stored, Query.of_outputs(box, stored.outputs))
-    if not bool(answer.state.proved.all()):
-        row = int((~answer.state.proved).nonzero()[0, 0])
-        raise InputError(
-            f"box {row} has no proved image ({answer.state.reason[row]}): the network is too close"
-            " to mu(W) = 1, or its numbers overflow float64"
-        )
-    lower, negated = answer.lower.chunk(2, 1)
-    return Reach(
-        Box(lower, -negated),
-        Box(answer.state.lo, answer.state.hi),
-        answer.state.proved,
-        answer.state.reason,
-        stored.contraction,
-    )
 
 
 def as_stored(network: StoredNetwork | ImplicitNetwork) -> StoredNetwork:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,8 +164,8 @@ def _attack(options: AttackOptions) -> Attack:
 
 def run_bound(options: BoundOptions, model: str, *, quiet: bool, json: bool) -> None:
     """`equicert bound`."""
-    from equicert.certification import reach
     from equicert.cli import console
+    from equicert.image import reach
     from equicert.models import load_model
     from equicert.runs import claim_folder
 
@@ -297,8 +298,11 @@ def parse_domain(text: str) -> Domain:
         lo, hi = (float(part) for part in parts)
     except ValueError as error:
         raise InputError(f"domain must be 'lo,hi' or 'none', got '{text}'") from error
-    if not lo <= hi:
-        raise InputError(f"the domain '{text}' is inverted or NaN: give the lower end first")
+    if not -math.inf < lo <= hi < math.inf:
+        raise InputError(
+            f"the domain '{text}' is inverted, infinite or NaN: give the lower end first, both"
+            " finite, or 'none'"
+        )
     return lo, hi
 
 
