@@ -171,6 +171,10 @@ def _shared(**changes: object) -> Callable[[Folder], None]:
         (_first(eps=lambda _: 0.25), "row 0: neuron "),
         (_first(lo=lambda p: p.hi + 1), "row 0: neuron 0: lo = "),
         (_first(lo=lambda p: p.lo + np.inf), "row 0: a box of states has the entry "),
+        (
+            _first(ends=lambda _: (np.array([-np.inf, 0.0]), np.ones(2))),
+            "row 0: an endpoint has the entry 0 = -inf",
+        ),
         (_first(label=lambda _: 17), "row 0: label 17 of 3 outputs"),
         (_first(margins=lambda p: p.margins * 1.5), "row 0: the margin against "),
         (_first(margins=lambda p: -p.margins), "not positive"),

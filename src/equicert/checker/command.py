@@ -51,7 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NotValidError as error:
         sys.stdout.write(f"not valid: {one_line(error)}\n")
         return 1
-    except (UnreadableError, OSError, ValueError, MemoryError, RecursionError) as error:
+    except (
+        UnreadableError,
+        OSError,
+        ValueError,
+        ArithmeticError,
+        MemoryError,
+        RecursionError,
+    ) as error:
         return _complain(error)
     if not given.quiet:
         sys.stdout.write(summary(report) + "\n")

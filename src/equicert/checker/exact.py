@@ -116,6 +116,7 @@ def input_box(record: Record, x: Sequence[float], claim: Claim, where: str) -> B
     r = len(x)
     if record.ends is not None:
         low, high = record.ends
+        _require_finite(f"{where}an endpoint", (*low, *high))
         _require_between(where, "endpoints", low, x, high)
         ends, k = scaled((*low, *high))
         return list(map(add, ends[:r], ends[r:])), list(map(sub, ends[r:], ends[:r])), k
