@@ -25,6 +25,10 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(_complain(message))
 
 
+# What a hostile file may still cause: nothing is decided.
+_REFUSED = (ValueError, ArithmeticError, MemoryError, RecursionError)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Check what the words of a command line name; return the exit status."""
     parser = _Parser(_PROGRAM, description=_DESCRIPTION)
