@@ -12,7 +12,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import lipschitz, memory, scaling, slow, solves, step, subjects, verdicts
+from benchmarks import (
+    certificates,
+    lipschitz,
+    memory,
+    scaling,
+    slow,
+    solves,
+    step,
+    subjects,
+    verdicts,
+)
 from benchmarks.page import page
 from benchmarks.picture import speed_picture
 from equicert.data import load_data
@@ -20,7 +30,16 @@ from equicert.experiments.provenance import as_json, machine
 from equicert.runs import versions, write_atomic
 from equicert.training import thread_count
 
-SECTIONS: Final = ("step", "lipschitz", "verdicts", "solves", "scaling", "slow", "memory")
+SECTIONS: Final = (
+    "step",
+    "lipschitz",
+    "verdicts",
+    "certificates",
+    "solves",
+    "scaling",
+    "slow",
+    "memory",
+)
 _OUT: Final = "docs/results"
 _PAGE: Final = "docs/performance.md"
 
@@ -58,6 +77,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             network, data, Path(options.work), rounds, 2 * options.budget
         ),
         "verdicts": lambda: verdicts.measure(stored, data, -(-rounds // 5), 10 * options.budget),
+        "certificates": lambda: certificates.measured(
+            stored,
+            data,
+            certificates.of_checker(options.data, options.data_dir),
+            Path(options.work),
+            -(-rounds // 10),
+        ),
         "scaling": lambda: scaling.measure(network, data, rounds, options.budget),
         "slow": lambda: slow.measure(stored, rounds, options.budget),
         "memory": lambda: memory.measure(network, data),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any, Final
 
+from benchmarks.certificates import certificates_section
 from benchmarks.growth import memory_section, scaling_section
 from benchmarks.lipschitz import lipschitz_section
 from benchmarks.markdown import count, ms, number, seconds, table, times
@@ -31,6 +32,8 @@ def page(results: dict[str, Any], figures: str) -> str:
         lines += ["", *lipschitz_section(results["lipschitz"])]
     if "verdicts" in results:
         lines += ["", *_verdicts(results["verdicts"])]
+    if "certificates" in results:
+        lines += ["", *certificates_section(results["certificates"])]
     if "solves" in results:
         lines += ["", *solves_section(results["solves"])]
     if "scaling" in results:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import lipschitz, memory, scaling, slow, solves, step, verdicts
+from benchmarks import certificates, lipschitz, memory, scaling, slow, solves, step, verdicts
 from benchmarks.__main__ import _parser, write
 from benchmarks.markdown import bytes_text, ms, number, seconds, times
 from benchmarks.page import page
@@ -68,6 +68,7 @@ def results(
         "lipschitz": lipschitz.measure(data, work, 1, 0.0, epochs=1, batch=10),
         "solves": solves.measure(network, data, work, 1, 0.0, epochs=1, batch=20),
         "verdicts": verdicts.measure(stored, data, 1, 0.0),
+        "certificates": certificates.measured(stored, data, [], work, 1),
         "scaling": scaling.measure(network, data, 1, 0.0, SWEEPS),
         "slow": slow.measure(stored, 1, 0.1, rates=(0.5, 0.99), batch=3),
         "memory": memory.measure(network, data, cases, alone=cases[:1]),
