@@ -22,7 +22,7 @@ import networks
 from equicert import contraction
 from equicert.bounds import Interval, Lipschitz, LipschitzRadius, Method
 from equicert.boxes import Box, Domain
-from equicert.certification import STATUSES, Verdict, certify, certify_boxes
+from equicert.certification import STATUSES, Verdict, certify, decide_boxes
 from equicert.errors import InputError, NotContractingError, RoundingError
 from equicert.image import reach
 from equicert.lipschitz import Derived, Weighted
@@ -357,12 +357,12 @@ def test_flushed_subnormals_certify_nothing_even_later(method: Method) -> None:
     net, x = stored(copy_network()), torch.ones(1, 1)
     box = Box.around(x, 0.1)
     labels = torch.zeros(1, dtype=torch.int64)
-    [[before]] = certify_boxes(net, x, labels, box, method, 1)
+    [[before]] = [found.verdicts for found in decide_boxes(net, x, labels, box, method, 1)]
     assert before.status == "certified"
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot flush subnormal numbers")
     try:
-        [[after]] = certify_boxes(net, x, labels, box, method, 1)
+        [[after]] = [found.verdicts for found in decide_boxes(net, x, labels, box, method, 1)]
         with pytest.raises(RoundingError):
             certify(net, x, 0, 0.1, method=method)
     finally:

@@ -120,7 +120,11 @@ def test_random_damage_never_crashes(name: str, files: Files, data: st.DataObjec
     status = files.status(name, bytes(changed))
     assert status in (0, 1, 2)
     if status == 0 and bytes(changed) != files.good[name]:  # times and names that mean nothing
-        assert name != "certificates.bin"
+        if name == "certificates.bin":  # damage within a last record that is cut short
+            each = (len(files.good[name]) - len(MAGIC)) // files.records
+            whole = len(changed) - (len(changed) - len(MAGIC)) % each
+            assert whole < len(changed)
+            assert changed[:whole] == files.good[name][:whole]
         if name.startswith("model"):
             files.path(name).write_bytes(changed)
             digest = read_model(files.path(name)).digest

@@ -23,6 +23,7 @@ from equicert.experiments.figure2.measurements import Measured, Row, measure
 from equicert.experiments.figure2.pictures import figure2_picture
 from equicert.experiments.figure2.records import record
 from equicert.experiments.outcomes import Spread
+from equicert.experiments.pages import verdict_sentence
 from equicert.experiments.published import FIGURE2
 from equicert.experiments.reports import Request
 from equicert.experiments.verdicts import (
@@ -289,7 +290,7 @@ def test_table_sets_measured_values_beside_published_ones() -> None:
     ]
     assert rows["not robust", "clean"][0] == rows["not robust", "an epoch"][0] == ""
     assert FIGURE2["robust"].certified == 0.8313
-    assert "Certified and yet broken: 0 " in tables.verdict_sentence(MADE)
+    assert "Certified and yet broken: 0 " in verdict_sentence(MADE)
     [alone] = [
         cells[-1]
         for model, what, *cells in tables.comparison(TINY, MADE[::2])

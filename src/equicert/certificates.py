@@ -17,8 +17,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from torch import Tensor
 from equicert.boxes import Domain
 from equicert.errors import InputError, OutputError
 from equicert.queries import StateProofs
-from equicert.runs import RunFolder, different, reporting, write_atomic
+from equicert.runs import Appended, RunFolder, different, reporting, write_atomic
 from equicert.stored import StoredNetwork
 
 FORMAT: Final = "equicert-certificates-1"
@@ -113,7 +112,7 @@ def prepare(folder: RunFolder, claim: dict[str, Any], subject: Subject) -> None:
         folder.write(CLAIM, json.dumps(claim, indent=1) + "\n")
 
 
-class Records:
+class Records(Appended):
     """Appends records to `certificates.bin`; a batch is in the file when `append` returns.
 
     Opening drops a last record that a kill cut short, and all of rows from `begin` on: those are
@@ -133,18 +132,18 @@ class Records:
     """
 
     def __init__(self, path: str | Path, network: StoredNetwork, begin: int) -> None:
-        self.path = Path(path)
+        path = Path(path)
         n, others = network.states, network.outputs - 1
         numbers = [("eps", "<f8"), ("lo", "<f8", n), ("hi", "<f8", n), ("margins", "<f8", others)]
         body = [("kind", "u1"), ("form", "u1"), ("row", "<u4"), ("label", "<u4"), *numbers]
         self._type = np.dtype([("length", "<u4"), ("crc", "<u4"), ("body", np.dtype(body))])
-        if (found := _beginning(self.path)) != MAGIC:
+        if (found := _beginning(path)) != MAGIC:
             if not MAGIC.startswith(found):
-                raise OutputError(f"{self.path} holds no certificates; choose another folder")
-            write_atomic(self.path, MAGIC)
+                raise OutputError(f"{path} holds no certificates; choose another folder")
+            write_atomic(path, MAGIC)
         self.kept: dict[int, int] = {}  # label by row, of the records that are kept
-        with reporting(self.path, "write"):
-            self._file = self.path.open("r+b")
+        with reporting(path, "write"):
+            super().__init__(path, path.open("r+b"))
             try:
                 self._file.truncate(self._scan(begin))
                 self._file.seek(0, os.SEEK_END)
@@ -194,34 +193,8 @@ class Records:
         ):
             body[name] = values.cpu().numpy()
         made["crc"] = self._sums(made)
-        with reporting(self.path, "write"):
-            self._file.write(made.data)
-            self._file.flush()
+        self.write(made.data)
         return len(made)
-
-    def close(self) -> None:
-        """Bring the records to the disk and close the file."""
-        with reporting(self.path, "write"):
-            try:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            finally:
-                self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self.close()
-        except OutputError:
-            if error is None:  # else the first failure is the one to report
-                raise
 
     def _scan(self, begin: int) -> int:
         """Where the records of rows below `begin` end; what comes after them may go."""

@@ -147,22 +147,8 @@ def certify(
     x = stored.check_inputs(x)
     labels = check_labels(torch.as_tensor(label), len(x), stored.outputs)
     boxes = Surroundings(x, eps, domain)
-    verdicts = certify_boxes(stored, x, labels, boxes, method, batch_size, deployed)
-    return [verdict for chunk in verdicts for verdict in chunk]
-
-
-def certify_boxes(
-    network: StoredNetwork,
-    x: Tensor,  # (batch, r) float64
-    labels: Tensor,  # (batch,) int64
-    boxes: Box | Surroundings,
-    method: Method,
-    batch_size: int,
-    deployed: Deployed | None = None,
-) -> Iterator[list[Verdict]]:
-    """The same for boxes at hand, a list of verdicts per chunk, as they become known."""
-    for decided in decide_boxes(network, x, labels, boxes, method, batch_size, deployed):
-        yield decided.verdicts
+    chunks = decide_boxes(stored, x, labels, boxes, method, batch_size, deployed)
+    return [verdict for decided in chunks for verdict in decided.verdicts]
 
 
 @torch.no_grad()
@@ -175,7 +161,7 @@ def decide_boxes(
     batch_size: int,
     deployed: Deployed | None = None,
 ) -> Iterator[Decided]:
-    """The same, with what proves them."""
+    """Verdicts and proofs for boxes at hand, a chunk at a time, as they become known."""
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     for begin in range(0, len(x), batch_size):

@@ -45,14 +45,25 @@ class Recipe(ABC):
         """The settings of the loss, for the model file."""
 
 
-@final
 @dataclass(frozen=True)
-class Inclusion(Recipe):
-    """The loss (11) of [J22], certified by (14)."""
+class _OverBoxes(Recipe):
+    """A loss that mixes the nominal one with one over boxes, which grow to eps; kappa to kappa."""
 
     eps: float
     kappa: float
     method = Interval()
+
+    def moving(self, now: Setting) -> Mapping[str, float]:
+        return {"eps": now.eps, "kappa": now.kappa}
+
+    def told(self) -> Mapping[str, Any]:
+        return {"trained_eps": self.eps, "trained_kappa": self.kappa}
+
+
+@final
+@dataclass(frozen=True)
+class Inclusion(_OverBoxes):
+    """The loss (11) of [J22], certified by (14)."""
 
     def loss(
         self,
@@ -65,12 +76,6 @@ class Inclusion(Recipe):
     ) -> Loss:
         del rng
         return inclusion_loss(network, x, labels, now.eps, now.kappa, domain)
-
-    def moving(self, now: Setting) -> Mapping[str, float]:
-        return {"eps": now.eps, "kappa": now.kappa}
-
-    def told(self) -> Mapping[str, Any]:
-        return {"trained_eps": self.eps, "trained_kappa": self.kappa}
 
 
 @final
@@ -104,16 +109,13 @@ class LipschitzPenalty(Recipe):
 
 @final
 @dataclass(frozen=True)
-class Adversarial(Recipe):
+class Adversarial(_OverBoxes):
     """The loss at points found by PGD [M18], a baseline for empirical robustness.
 
     Certified by (14), for comparison; nothing in the loss narrows the bounds that this needs.
     """
 
-    eps: float
-    kappa: float
     ascent: SignAscent
-    method = Interval()
 
     def loss(
         self,
@@ -128,12 +130,8 @@ class Adversarial(Recipe):
             network, x, labels, now.eps, now.kappa, self.ascent, rng, domain=domain
         )
 
-    def moving(self, now: Setting) -> Mapping[str, float]:
-        return {"eps": now.eps, "kappa": now.kappa}
-
     def told(self) -> Mapping[str, Any]:
-        told = {"trained_eps": self.eps, "trained_kappa": self.kappa}
-        told |= {"attack_steps": self.ascent.steps}
+        told = {**super().told(), "attack_steps": self.ascent.steps}
         if self.ascent.step_size is not None:
             told |= {"attack_step_size": self.ascent.step_size}
         return told

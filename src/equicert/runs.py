@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
 from equicert.errors import OutputError
 
@@ -151,62 +151,31 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
             raise
 
 
-class JsonLines:
-    """Appends to a file of one JSON object a line; each line is complete before `append` returns.
+class Appended:
+    """A file that grows at its end: what is written outlives a kill of this process at once.
 
-    Opening drops a last line that a kill cut short, and with `keep` all but the first lines.
-
-    Example:
-        >>> with JsonLines(folder / "verdicts.jsonl") as lines:
-        ...     lines.append({"index": 0, "status": "certified"})
+    Closing, also at the end of a `with`, brings it to the disk.
 
     Args:
-        path: the file; created if missing.
-        keep: number of lines to keep; default all complete ones.
-
-    Raises:
-        OutputError: the file cannot be written, or it has fewer than `keep` lines.
+        path: for messages.
+        file: open for writing, at its end.
     """
 
-    def __init__(self, path: str | Path, keep: int | None = None) -> None:
-        self.path = Path(path)
-        with reporting(self.path, "read"):
-            content = self.path.read_bytes() if self.path.exists() else b""
-        lines = content.splitlines(keepends=True)
-        if lines and not lines[-1].endswith(b"\n"):
-            lines.pop()
-        if keep is not None and len(lines) < keep:
-            raise OutputError(
-                f"{self.path} has {len(lines)} complete lines where {keep} were written; it was"
-                " damaged: start again in another folder"
-            )
-        kept = b"".join(lines[:keep])
-        if kept != content:
-            write_atomic(self.path, kept)
-        with reporting(self.path, "write"):
-            self._file = self.path.open("ab")
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self.path, self._file = path, file
 
-    def append(self, item: Mapping[str, Any]) -> None:
-        """Write one line, so that a kill of this process cannot lose it.
+    def write(self, data: bytes | memoryview) -> None:
+        """Write it whole.
 
         Raises:
             OutputError: the disk is full or the file cannot be written.
         """
-        self.extend([item])
-
-    def extend(self, items: Iterable[Mapping[str, Any]]) -> None:
-        """The same for several lines in one write.
-
-        Raises:
-            OutputError: as `append`.
-        """
-        lines = "".join(json.dumps(dict(item), allow_nan=False) + "\n" for item in items)
         with reporting(self.path, "write"):
-            self._file.write(lines.encode())
+            self._file.write(data)
             self._file.flush()
 
     def close(self) -> None:
-        """Bring the lines to the disk and close the file."""
+        """Bring what was written to the disk and close the file."""
         with reporting(self.path, "write"):
             try:
                 self._file.flush()
@@ -228,6 +197,59 @@ class JsonLines:
         except OutputError:
             if error is None:  # else the first failure is the one to report
                 raise
+
+
+class JsonLines(Appended):
+    """Appends to a file of one JSON object a line; each line is complete before `append` returns.
+
+    Opening drops a last line that a kill cut short, and with `keep` all but the first lines.
+
+    Example:
+        >>> with JsonLines(folder / "verdicts.jsonl") as lines:
+        ...     lines.append({"index": 0, "status": "certified"})
+
+    Args:
+        path: the file; created if missing.
+        keep: number of lines to keep; default all complete ones.
+
+    Raises:
+        OutputError: the file cannot be written, or it has fewer than `keep` lines.
+    """
+
+    def __init__(self, path: str | Path, keep: int | None = None) -> None:
+        path = Path(path)
+        with reporting(path, "read"):
+            content = path.read_bytes() if path.exists() else b""
+        lines = content.splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        if keep is not None and len(lines) < keep:
+            raise OutputError(
+                f"{path} has {len(lines)} complete lines where {keep} were written; it was"
+                " damaged: start again in another folder"
+            )
+        kept = b"".join(lines[:keep])
+        if kept != content:
+            write_atomic(path, kept)
+        with reporting(path, "write"):
+            super().__init__(path, path.open("ab"))
+
+    def append(self, item: Mapping[str, Any]) -> None:
+        """Write one line, so that a kill of this process cannot lose it.
+
+        Raises:
+            OutputError: the disk is full or the file cannot be written.
+        """
+        self.extend([item])
+
+    def extend(self, items: Iterable[Mapping[str, Any]]) -> None:
+        """The same for several lines in one write.
+
+        Raises:
+            OutputError: as `append`.
+        """
+        lines = "".join(json.dumps(dict(item), allow_nan=False) + "\n" for item in items)
+        self.write(lines.encode())
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:

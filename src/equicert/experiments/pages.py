@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from equicert.experiments.outcomes import Spread
 from equicert.report import percent
@@ -31,6 +31,33 @@ def check_sentence(broken: int, in_vain: int) -> str:
         f"Certified and yet broken: {broken} (it must be 0; {grouped(in_vain)} attacks on certified"
         " boxes were in vain)."
     )
+
+
+class Held(Protocol):
+    """What attacks found of a model's certificates."""
+
+    @property
+    def contradictions(self) -> Sequence[object]:
+        """Those that succeeded, of which there must be none."""
+        ...
+
+    @property
+    def attacks_in_vain(self) -> int:
+        """How many did not."""
+        ...
+
+
+def verdict_sentence(found: Sequence[Held]) -> str:
+    """The same of all models together."""
+    broken = sum(len(one.contradictions) for one in found)
+    return check_sentence(broken, sum(one.attacks_in_vain for one in found))
+
+
+def subtitle(data: str, seeds: int, samples: int, *, quick: bool, attacked: str = "") -> str:
+    """What a figure says below its title; `attacked` is a remark about the samples."""
+    version = "quick version, " if quick else ""
+    images = f"{grouped(samples)} test images{attacked}, boxes clipped"
+    return f"{version}{name_of(data)}, {seeds_of(seeds)}, {images}"
 
 
 def times_sentence(machine: dict[str, Any]) -> str:

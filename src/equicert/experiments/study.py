@@ -188,14 +188,19 @@ class Study(ABC):
         """CPU threads; None for torch's choice."""
         return self.variants()[0].config.threads
 
-    def _check(self, radii: Sequence[float]) -> None:
-        """Raise ConfigError for counts below 1 and for radii that do not increase from 0."""
+    def _check(self, radii: Sequence[float], among: Sequence[float] = ()) -> None:
+        """Raise ConfigError for counts below 1, and for radii that do not increase from 0.
+
+        `among` are radii that must be there.
+        """
         counts = {"seeds": self.seeds, "limit": self.limit, "attacked": self.attacked}
         for name, count in counts.items():
             if count is not None and count < 1:
                 raise ConfigError(f"{name} must be an integer >= 1, got {count}")
         if tuple(radii[:1]) != (0.0,) or any(a >= b for a, b in itertools.pairwise(radii)):
             raise ConfigError(f"radii must begin with 0 and increase, got {radii}")
+        if missing := sorted(set(among) - set(radii)):
+            raise ConfigError(f"radii must have {among} among them, {missing} are missing")
 
 
 def training_settings(config: TrainConfig, prefix: str = "training_") -> dict[str, Any]:

@@ -69,10 +69,7 @@ class Figure1(Study):
     kind = "figure1"
 
     def __post_init__(self) -> None:
-        self._check(self.radii)
-        missing = sorted(set(TABLE) - set(self.radii))
-        if missing:
-            raise ConfigError(f"radii must have {TABLE} among them, {missing} are missing")
+        self._check(self.radii, among=TABLE)
         if len(set(self.lambdas)) < max(2, len(self.lambdas)):
             raise ConfigError(f"lambdas must be two or more different ones, got {self.lambdas}")
 

@@ -13,7 +13,7 @@ from equicert.experiments.figure1.definition import Figure1
 from equicert.experiments.figure1.pictures import figure1_picture
 from equicert.experiments.figure1.statements import Statement, statements
 from equicert.experiments.outcomes import Outcome, measured, outcomes
-from equicert.experiments.pages import QUICK, units_of
+from equicert.experiments.pages import QUICK, subtitle, units_of, verdict_sentence
 from equicert.experiments.provenance import as_json, asked, described, surroundings
 from equicert.experiments.published import FIGURE1, FIGURE2_MACHINE, J22
 from equicert.experiments.reports import Report, Request
@@ -28,18 +28,18 @@ def report(study: Figure1, data: DataSet, out: Path, request: Request) -> Report
     found = outcomes(study, out)
     said = statements(study, found)
     numbers = record(study, data, found, said, request)
-    subtitle = tables.subtitle(study, data.name, found, quick=request.quick)
+    below = subtitle(data.name, study.seeds, found[0].samples, quick=request.quick)
     conditions = tables.conditions(study, data.name, found)
     return Report(
         {
-            "figure1.png": figure1_picture(study, found, subtitle, units_of(data.name)),
+            "figure1.png": figure1_picture(study, found, below, units_of(data.name)),
             "results.md": tables.page(study, data.name, found, said, numbers),
             "results.json": as_json(numbers),
         },
         "Figure 1 of [J22]",
         tables.CERTIFIED,
         tables.certified_rows(study, found),
-        [tables.verdict_sentence(found), conditions, *([QUICK] if request.quick else [])],
+        [verdict_sentence(found), conditions, *([QUICK] if request.quick else [])],
         [contradiction for outcome in found for contradiction in outcome.contradictions],
     )
 

@@ -20,15 +20,14 @@ from equicert.experiments.figure1.statements import FORMS, Statement, seconds
 from equicert.experiments.outcomes import Outcome, Spread, spread
 from equicert.experiments.pages import (
     again,
-    check_sentence,
     counted,
     grouped,
     markdown,
-    name_of,
     quick_note,
     seeds_of,
     shares,
     times_sentence,
+    verdict_sentence,
 )
 from equicert.experiments.published import FIGURE1, FIGURE2_MACHINE, FIGURE2_SAMPLES, J22
 
@@ -61,12 +60,6 @@ def certified_rows(study: Figure1, found: Sequence[Outcome]) -> list[tuple[str, 
     return rows
 
 
-def verdict_sentence(found: Sequence[Outcome]) -> str:
-    """How many attacks met a certificate, and that none of them may succeed."""
-    broken = sum(len(outcome.contradictions) for outcome in found)
-    return check_sentence(broken, sum(outcome.attacks_in_vain for outcome in found))
-
-
 def conditions(study: Figure1, data: str, found: Sequence[Outcome]) -> str:
     """What the numbers are of: data, samples, seeds, training, attacks, spread."""
     starts = counted(study.pgd.restarts, "random start")
@@ -77,13 +70,6 @@ def conditions(study: Figure1, data: str, found: Sequence[Outcome]) -> str:
         " are attacked. Accuracies are shares of all these images, mean over seeds ± sample"
         " standard deviation [least, greatest]."
     )
-
-
-def subtitle(study: Figure1, data: str, found: Sequence[Outcome], *, quick: bool) -> str:
-    """What the figure says below its title."""
-    version = "quick version, " if quick else ""
-    images = f"{grouped(found[0].samples)} test images, boxes clipped"
-    return f"{version}{name_of(data)}, {seeds_of(study.seeds)}, {images}"
 
 
 def times(study: Figure1, found: Sequence[Outcome]) -> list[tuple[str, str, str]]:

@@ -10,7 +10,7 @@ from equicert.experiments.figure2.definition import Figure2
 from equicert.experiments.figure2.measurements import measure
 from equicert.experiments.figure2.pictures import figure2_picture
 from equicert.experiments.figure2.records import record
-from equicert.experiments.pages import QUICK, units_of
+from equicert.experiments.pages import QUICK, units_of, verdict_sentence
 from equicert.experiments.provenance import as_json
 from equicert.experiments.reports import Report, Request
 
@@ -36,6 +36,6 @@ def report(study: Figure2, data: DataSet, out: Path, request: Request) -> Report
         "Figure 2 of [J22]",
         tables.COMPARED,
         tables.comparison(study, models),
-        [tables.verdict_sentence(models), conditions, *([QUICK] if request.quick else [])],
+        [verdict_sentence(models), conditions, *([QUICK] if request.quick else [])],
         [found for measured in models for found in measured.contradictions],
     )

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from equicert.experiments import pages
 from equicert.experiments.figure2.definition import MODELS, Figure2
 from equicert.experiments.figure2.measurements import Measured, spread
 from equicert.experiments.outcomes import Spread
 from equicert.experiments.pages import (
     again,
-    check_sentence,
     counted,
     grouped,
     markdown,
-    name_of,
     quick_note,
     seeds_of,
     shares,
     times_sentence,
+    verdict_sentence,
 )
 from equicert.experiments.published import (
     FIGURE2,
@@ -63,12 +63,6 @@ def comparison(study: Figure2, models: Sequence[Measured]) -> list[tuple[str, st
     return rows
 
 
-def verdict_sentence(models: Sequence[Measured]) -> str:
-    """How many attacks met a certificate, and that none of them may succeed."""
-    broken = sum(len(measured.contradictions) for measured in models)
-    return check_sentence(broken, sum(measured.attacks_in_vain for measured in models))
-
-
 def conditions(study: Figure2, data: str, models: Sequence[Measured]) -> str:
     """What the numbers are of: data, samples, seeds, attack, clipping, spread."""
     first = models[0].main.first
@@ -89,9 +83,7 @@ def subtitle(study: Figure2, data: str, models: Sequence[Measured], *, quick: bo
     """What the figure says below its title."""
     first, samples = models[0].main.first, models[0].samples
     few = "" if first == samples else f" (PGD curves: the first {grouped(first)})"
-    version = "quick version, " if quick else ""
-    images = f"{grouped(samples)} test images{few}"
-    return f"{version}{name_of(data)}, {seeds_of(study.seeds)}, {images}, boxes clipped"
+    return pages.subtitle(data, study.seeds, samples, quick=quick, attacked=few)
 
 
 def page(

@@ -56,10 +56,7 @@ class Systems(Study):
     kind = "systems"
 
     def __post_init__(self) -> None:
-        self._check(self.radii)
-        missing = sorted(set(TABLE) - set(self.radii))
-        if missing:
-            raise ConfigError(f"radii must have {TABLE} among them, {missing} are missing")
+        self._check(self.radii, among=TABLE)
         names = [variant.folder for variant in self.variants()]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"systems must be one or more of different names, got {names}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from equicert.data import DataSet
 from equicert.experiments.outcomes import Outcome, measured, outcomes
-from equicert.experiments.pages import QUICK, units_of
+from equicert.experiments.pages import QUICK, subtitle, units_of, verdict_sentence
 from equicert.experiments.provenance import as_json, asked, described, surroundings
 from equicert.experiments.reports import Report, Request
 from equicert.experiments.systems import tables
@@ -24,18 +24,18 @@ def report(study: Systems, data: DataSet, out: Path, request: Request) -> Report
     """
     found = outcomes(study, out)
     numbers = record(study, data, found, request)
-    subtitle = tables.subtitle(study, data.name, found, quick=request.quick)
+    below = subtitle(data.name, study.seeds, found[0].samples, quick=request.quick)
     conditions = tables.conditions(study, data.name, found)
     return Report(
         {
-            "systems.png": systems_picture(study, found, subtitle, units_of(data.name)),
+            "systems.png": systems_picture(study, found, below, units_of(data.name)),
             "results.md": tables.page(study, data.name, found, numbers),
             "results.json": as_json(numbers),
         },
         "All systems, each under its best certificate",
         tables.COMPARED,
         tables.compared(study, found),
-        [tables.verdict_sentence(found), conditions, *([QUICK] if request.quick else [])],
+        [verdict_sentence(found), conditions, *([QUICK] if request.quick else [])],
         [contradiction for outcome in found for contradiction in outcome.contradictions],
     )
 

@@ -8,15 +8,14 @@ from typing import Any, Final
 from equicert.experiments.outcomes import Outcome, spread
 from equicert.experiments.pages import (
     again,
-    check_sentence,
     counted,
     grouped,
     markdown,
-    name_of,
     quick_note,
     seeds_of,
     shares,
     times_sentence,
+    verdict_sentence,
 )
 from equicert.experiments.published import J22
 from equicert.experiments.systems.definition import (
@@ -63,12 +62,6 @@ def certificate(study: Systems, found: Sequence[Outcome], system: System) -> str
     return " / ".join(names) or "none certifies anything"
 
 
-def verdict_sentence(found: Sequence[Outcome]) -> str:
-    """How many attacks met a certificate, and that none of them may succeed."""
-    broken = sum(len(outcome.contradictions) for outcome in found)
-    return check_sentence(broken, sum(outcome.attacks_in_vain for outcome in found))
-
-
 def conditions(study: Systems, data: str, found: Sequence[Outcome]) -> str:
     """What the numbers are of: data, samples, seeds, attack, choice of certificate, spread."""
     starts = counted(study.pgd.restarts, "random start")
@@ -80,13 +73,6 @@ def conditions(study: Systems, data: str, found: Sequence[Outcome]) -> str:
         " images; what it leaves unbroken is not proved. Accuracies are mean over seeds ± sample"
         " standard deviation [least, greatest]."
     )
-
-
-def subtitle(study: Systems, data: str, found: Sequence[Outcome], *, quick: bool) -> str:
-    """What the figure says below its title."""
-    version = "quick version, " if quick else ""
-    images = f"{grouped(found[0].samples)} test images, boxes clipped"
-    return f"{version}{name_of(data)}, {seeds_of(study.seeds)}, {images}"
 
 
 def page(study: Systems, data: str, found: Sequence[Outcome], record: dict[str, Any]) -> str:
