@@ -39,11 +39,13 @@ class Ball:
     Attributes:
         lo, hi: (batch, n) an enclosure of phi(t), as narrow as phi is known.
         radius: (batch,) NaN or infinite where nothing is proved.
+        t: (batch, n) any point: what lo, hi and radius follow from.
     """
 
     lo: Tensor
     hi: Tensor
     radius: Tensor
+    t: Tensor
 
 
 def point_ball(
@@ -62,7 +64,7 @@ def point_ball(
     lo, hi = phi.down(t), phi.up(t)
     least, most = Enclosure.of(network.W).image(lo, hi)
     residual = torch.maximum(up(up(most + high) - t), -down(down(least + low) - t))
-    return Ball(lo, hi, up(lambda_norm_above(residual, proof.Lambda) / proof.m))
+    return Ball(lo, hi, up(lambda_norm_above(residual, proof.Lambda) / proof.m), t)
 
 
 def state_box(
