@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from equicert.boxes import Box
@@ -24,7 +23,7 @@ def first_witnesses(
     inner: Box,
     rows: Tensor,  # (k,) int64
 ) -> dict[int, Finding]:
-    """What a search finds out about these samples, those that it breaks and those that it does not."""
+    """What a search finds out about these samples, whether it breaks them or not."""
     attempt = falsify(network, query[rows], inner[rows])
     return {
         row: Finding(witness=_witness(attempt, k), above=float(attempt.upper[k]), stage="falsifier")
