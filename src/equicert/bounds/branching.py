@@ -23,7 +23,7 @@ from equicert.rounding import down
 _SLOW, _FAST = 1.0, 0.25  # seconds a step: beyond, fewer nodes at a time; below, more
 _FEWEST, _MOST = 16, 512  # nodes split at a time
 _BYTES = 2**29  # of open nodes, and of what is kept of closed ones
-LONG = Ascent(100)  # of nodes that cannot be split
+LONG = Ascent(200)  # of nodes that cannot be split
 _HUNT = 8  # points handed to the falsifier in a step
 
 

@@ -15,7 +15,7 @@ from equicert.proofs import Leaf, Start, Step, TreeProof
 from equicert.relaxation import Ascent, Rows, adjoint_start
 from equicert.rounding import down
 
-ROOT, CHILD = Ascent(40), Ascent(12)
+ROOT, CHILD = Ascent(100), Ascent(50)
 
 
 @dataclass

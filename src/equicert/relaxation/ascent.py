@@ -81,7 +81,7 @@ class Ascent:
     """
 
     steps: int = 20
-    rate: float = 0.01
+    rate: float = 0.03
 
     def run(
         self,
