@@ -204,7 +204,7 @@ def test_a_lemma_below_a_split_ends_with_its_subtree() -> None:
     good = TreeProof(start, chain, margins, ((Split(0, 0), local, leaf, leaf),))
     check_tree(net, [-1.0], [1.0], 0, good)
     # r <= 1/4 follows on the left, where u = 0 anyway, and on the right it is false.
-    low = Lemma(0, True, 0.25, zero)
+    low = Lemma(0, True, 0.25, np.ones(1))
     check_tree(net, [-1.0], [1.0], 0, replace(good, trees=((Split(0, 0), low, leaf, leaf),)))
     with pytest.raises(Invalid, match="does not follow"):
         check_tree(net, [-1.0], [1.0], 0, replace(good, trees=((Split(0, 0), leaf, low, leaf),)))

@@ -301,7 +301,7 @@ def test_networks_have_something_to_split() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_they_agree_on_larger_networks(activation: str, seed: int) -> None:
     n = 6 if activation == "hard_tanh" else 10
-    for net in small_networks.every_kind(activation, range(seed + 10, seed + 11), n, 3):
+    for net in small_networks.every_kind(activation, range(seed + 10, seed + 11), n, 2):
         problem = Problem.of(net, *small_networks.box_about(net, seed, 0.75))
         cells = oracles.cells(problem)
         bounds = oracles.exact_bounds(problem, cells)
