@@ -8,7 +8,7 @@ lambda bounds a form `a^T z + d^T x` from below:
                 + min_x (U^T lambda + d)^T x,      p = a + W_off^T lambda.
 
 A proof starts from a box of states, tightens l and u by such lemmas, each citing only those before
-it, and bounds each margin by a tree whose inner nodes split one [l_i, u_i] at a breakpoint of psi_i.
+it, and bounds each margin by a tree, whose inner nodes split one [l_i, u_i] where psi_i has a kink.
 """
 
 from __future__ import annotations
