@@ -23,7 +23,8 @@ FLOORS = {
     3: "implicit_diff materialised stored network sequential",
     4: "queries proofs relaxation targets falsifier witnesses bounds attacks lipschitz"
     " lipschitz_below conditions deployed",
-    5: "data mnist vectors models losses adversarial recipes runs schedules presets certificates",
+    5: "data mnist vectors models losses adversarial recipes runs schedules presets"
+    " certificates records",
     6: "training initialisation checkpoints certification image radius jobs evaluation attack_run"
     " inspection",
     7: "comparison experiments report figures",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from equicert.bounds import Interval, Method
 from equicert.boxes import Domain, Surroundings
-from equicert.certificates import RECORDS, Records, prepare
+from equicert.certificates import prepare
 from equicert.certification import as_stored, decide_boxes
 from equicert.deployed import Deployed, deployed_by
 from equicert.errors import InputError
@@ -25,6 +25,7 @@ from equicert.jobs import Chunk, Job, Samples
 from equicert.network import ImplicitNetwork
 from equicert.queries import check_labels
 from equicert.radius import check_bisectable, check_span, decide_radii
+from equicert.records import RECORDS, Records
 from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines, versions
 from equicert.stored import StoredNetwork
 
@@ -287,7 +288,9 @@ def _decide_all(
             lines = read_lines(sink.path)
         if places.proofs is not None:
             records = Records(places.proofs / RECORDS, network, len(lines))
-            stack.enter_context(records).require(_certified(lines))
+            stack.enter_context(records).require(
+                _called("certified", lines), _called("falsified", lines)
+            )
         # A batch that a kill cut short is done again whole: the last bits of a product depend on
         # the number of rows, and a resumed run is to write what an unbroken one does.
         index = len(lines) - len(lines) % batch_size if len(lines) < len(samples.x) else len(lines)
@@ -313,9 +316,9 @@ def _decide_all(
     return lines
 
 
-def _certified(lines: list[dict[str, Any]]) -> Iterator[tuple[int, int]]:
-    """Row and label of the lines that say "certified"."""
-    return ((v["index"], v["label"]) for v in lines if v["status"] == "certified")
+def _called(status: str, lines: list[dict[str, Any]]) -> Iterator[tuple[int, int]]:
+    """Row and label of the lines with this status."""
+    return ((v["index"], v["label"]) for v in lines if v["status"] == status)
 
 
 def _plain_domain(domain: Domain) -> list[Any] | None:
