@@ -22,7 +22,8 @@ FLOORS = {
     2: "enclosures contraction monotonicity weights solution policies problems solvers",
     3: "implicit_diff materialised stored network sequential",
     4: "queries proofs bounds attacks lipschitz lipschitz_below conditions deployed",
-    5: "data mnist vectors models losses adversarial recipes runs schedules presets certificates",
+    5: "data mnist vectors models losses adversarial small_boxes recipes runs schedules"
+    " presets certificates",
     6: "training initialisation checkpoints certification image radius jobs evaluation attack_run"
     " inspection",
     7: "comparison experiments report figures",
