@@ -24,7 +24,7 @@ FLOORS = {
     4: "queries proofs relaxation targets falsifier witnesses bounds attacks lipschitz"
     " lipschitz_below conditions deployed",
     5: "data mnist vectors models losses adversarial recipes runs schedules presets"
-    " certificates records",
+    " certificates records small_boxes",
     6: "training initialisation checkpoints certification image radius jobs evaluation attack_run"
     " inspection",
     7: "comparison experiments report figures",

@@ -12,9 +12,9 @@ class DataOptions:
 
     Args:
         preset: recipe whose settings are the defaults below: published ([J22], (11)),
-            lipschitz-published ([J22], (8)), best (certifies the most of those tried on mnist), or
-            adversarial ([M18], for empirical robustness). On the command line only, not in a
-            --config file.
+            lipschitz-published ([J22], (8)), best (certifies the most by box bounds of those
+            tried on mnist), adversarial ([M18], for empirical robustness), or small-box ([M23], for
+            methods that search). On the command line only, not in a --config file.
         data: digits, mnist, or an .npz file with x_train, y_train, x_test, y_test.
         out: folder of the run; model.safetensors is written there.
         domain: 'lo,hi' or 'none'; default the data set's own. Boxes are clipped to it.
@@ -22,7 +22,9 @@ class DataOptions:
         resume: continue the run in this folder, with its own options.
     """
 
-    preset: Literal["published", "best", "lipschitz-published", "adversarial"] = "published"
+    preset: Literal["published", "best", "lipschitz-published", "adversarial", "small-box"] = (
+        "published"
+    )
     data: str | None = None
     out: str | None = None
     domain: str | None = None
