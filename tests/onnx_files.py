@@ -69,8 +69,9 @@ def exact(array: NDArray[Any]) -> Exact:
 def evaluate(made: onnx.ModelProto, x: Sequence[Fraction]) -> list[Fraction]:
     """The outputs of the graph at x, in exact arithmetic, by NumPy on arrays of Fractions."""
     known = {t.name: exact(numpy_helper.to_array(t)) for t in made.graph.initializer}
-    dims = made.graph.input[0].type.tensor_type.shape.dim
-    known["x"] = np.array(x, dtype=object).reshape([d.dim_value or 1 for d in dims])
+    [entry] = [value for value in made.graph.input if value.name not in known]
+    dims = entry.type.tensor_type.shape.dim
+    known[entry.name] = np.array(x, dtype=object).reshape([d.dim_value or 1 for d in dims])
     for entry in made.graph.node:
         given = [known[name] for name in entry.input if name]
         settings = {a.name: helper.get_attribute_value(a) for a in entry.attribute}

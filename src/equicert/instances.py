@@ -121,7 +121,7 @@ def run_instances(
             if found is not None and found.counterexample is not None:
                 names = (Path(instance.network).stem, Path(instance.property).stem)
                 name = "_".join((f"{number:04d}", *names, "sat.txt"))
-                write_atomic(out.parent / COUNTEREXAMPLES / name, counterexample_text(found))
+                write_atomic(_folder(out.parent) / name, counterexample_text(found))
             lines.write(_line(category, outcome).encode())
             results.append(outcome.result)
             if report is not None:
@@ -199,6 +199,13 @@ def _kept(out: Path, category: str, instances: list[Instance]) -> list[str]:
     if whole != contents:
         write_atomic(out, whole)
     return results
+
+
+def _folder(beside: Path) -> Path:
+    folder = beside / COUNTEREXAMPLES
+    with reporting(folder, "write"):
+        folder.mkdir(exist_ok=True)
+    return folder
 
 
 def _line(category: str, outcome: Outcome) -> str:
