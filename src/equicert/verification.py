@@ -20,13 +20,18 @@ from torch import Tensor
 from equicert.bounds import Interval
 from equicert.boxes import Box
 from equicert.compressed import plain_suffix
-from equicert.errors import InputError
 from equicert.exact_outputs import ExactOutputs
+from equicert.falsifier import Search
 from equicert.models import load_model
 from equicert.onnx_models import OnnxNetwork, load_onnx
-from equicert.properties import Case, Property, float_down, float_up, forms_of, held
+from equicert.properties import Case, Property, forms_of, held
 from equicert.queries import Answer, Query
 from equicert.stored import StoredNetwork
+from equicert.targets import Targets
+from equicert.witnesses import falsify, upper_bounds
+
+# The second one only where the first one finds nothing.
+_SEARCHES = (Search(), Search(steps=40, clauses=5, restarts=4))
 
 
 class Result(Enum):
@@ -112,7 +117,7 @@ def verify(
         answer = _bounds(network, query)
         if bool(answer.holds.all()):
             continue
-        for x in _candidates(case):
+        for x in _candidates(network, case, query, deadline):
             counterexample = judge(case, x)
             if counterexample is not None:
                 return Verification(Result.SAT, "", counterexample)
@@ -128,17 +133,11 @@ def _query(network: StoredNetwork, case: Case) -> Query:
     return case.query(forms_of(case.clauses, network.outputs, size))
 
 
-def _sizes(network: StoredNetwork, box: Box) -> list[float] | None:
-    """Proved bounds on |y| over the box, if there are any."""
-    lo, hi = _outputs(network, box)
-    return torch.maximum(lo.abs(), hi.abs()).tolist() if bool(lo.isfinite().all()) else None
-
-
-def _outputs(network: StoredNetwork, box: Box) -> tuple[Tensor, Tensor]:  # (q,) each
-    """Proved bounds on y over a single box."""
+def _sizes(network: StoredNetwork, box: Box) -> list[float]:
+    """Proved bounds on |y| over the box; infinite where there are none."""
     lower = _bounds(network, Query.of_outputs(box, network.outputs)).lower[0]
-    lo, above = lower.chunk(2)
-    return lo, -above
+    lo, above = lower.chunk(2)  # of y and of -y
+    return (-torch.minimum(lo, above)).clamp(min=0).tolist()
 
 
 def _bounds(network: StoredNetwork, query: Query) -> Answer:
@@ -146,10 +145,13 @@ def _bounds(network: StoredNetwork, query: Query) -> Answer:
     return Interval().answer(network, query)
 
 
-def _candidates(case: Case) -> Iterator[Tensor]:  # (r,) each
+def _candidates(
+    network: StoredNetwork, case: Case, query: Query, deadline: float
+) -> Iterator[Tensor]:  # (r,) each
     """Points of the box that may be counterexamples."""
-    box = case.within()
-    yield from ((box.lo + box.hi)[0] / 2, box.lo[0], box.hi[0])
+    for search in _SEARCHES:
+        if time.monotonic() < deadline:
+            yield falsify(network, query, case.within(), search=search).bounds.x[0]
 
 
 class _Judge:
@@ -165,24 +167,28 @@ class _Judge:
         x: Tensor,  # (r,) float64
     ) -> Counterexample | None:
         point = case.clamp(x)
-        lo, hi = self._outputs(point)
-        if not case.met(lo, hi):
+        bounds = self._outputs(point)
+        if bounds is None or not case.met(*bounds):
             return None
+        lo, hi = bounds
         y = tuple(float((a + b) / (2 * self._scale)) for a, b in zip(lo, hi, strict=True))
         return Counterexample(point, y)
 
-    def _outputs(self, x: tuple[Fraction, ...]) -> tuple[list[Fraction], list[Fraction]]:
+    def _outputs(self, x: tuple[Fraction, ...]) -> tuple[list[Fraction], list[Fraction]] | None:
         """Bounds on y at a rational point; both the same where they are exact.
 
-        Raises:
-            InputError: no finite ones.
+        None where nothing is proved: of networks with cycles, at points that no float64 is.
         """
         if self._exact is not None:
             y = self._exact(x)
             return y, y
-        ends = ([float_down(v) for v in x], [float_up(v) for v in x])
-        box = Box(*(torch.tensor(end, dtype=torch.float64) for end in ends))
-        lo, hi = _outputs(self._network, box)
-        if not bool((lo.isfinite() & hi.isfinite()).all()):
-            raise InputError("the outputs at a point of the box are not proved finite")
-        return [Fraction(v) for v in lo.tolist()], [Fraction(v) for v in hi.tolist()]
+        near = torch.tensor([[float(v) for v in x]], dtype=torch.float64)
+        q = self._network.outputs
+        identity = torch.eye(q, dtype=torch.float64)
+        forms = torch.cat([identity, -identity])[None, None]
+        targets = Targets(forms, forms.new_zeros(1, 1, 2 * q), torch.zeros(1, dtype=torch.int64))
+        upper = upper_bounds(self._network, near, targets).upper[0]
+        if tuple(map(Fraction, near[0].tolist())) != x or not bool(upper.isfinite().all()):
+            return None
+        hi, below = ([Fraction(v) for v in part.tolist()] for part in upper.chunk(2))
+        return [-v for v in below], hi
