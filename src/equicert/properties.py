@@ -16,6 +16,7 @@ from fractions import Fraction
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from equicert.boxes import Box
@@ -47,6 +48,24 @@ class HalfSpace:
     def times(self, scale: Fraction) -> HalfSpace:
         """The same half-space of y for outputs that are `scale y`, scale > 0."""
         return HalfSpace(self.a, self.d * scale)
+
+    def by(self, factor: Fraction) -> HalfSpace:
+        """The same half-space, both sides of it multiplied by a number > 0."""
+        return HalfSpace(tuple((j, a * factor) for j, a in self.a), self.d * factor)
+
+    def floats(
+        self,
+        y: NDArray[np.float64],  # (s, q)
+    ) -> NDArray[np.float64]:  # (s,)
+        """`a y + d`, in plain floating point.
+
+        Raises:
+            InputError: a number is beyond the largest float64.
+        """
+        total = np.full(len(y), _nearest(self.d))
+        for j, a in self.a:
+            total += _nearest(a) * y[:, j]
+        return total
 
     def plus(self, other: HalfSpace) -> HalfSpace:
         """The half-space of the sum of both values: it holds the intersection of the two."""
@@ -166,8 +185,7 @@ def forms_of(
 
     Each row is `c (a y + d)`, c > 0 chosen so that the coefficients are whole numbers, which
     float64 mostly holds; d is rounded down. What rounding takes from coefficients that it does
-    not hold is charged to d: `|a_j - fl(a_j)| size_j`. For a conjunction, the sum of its rows is
-    one more row of the clause: where it is positive, one of its terms is.
+    not hold is charged to d: `|a_j - fl(a_j)| size_j`.
 
     Raises:
         InputError: a coefficient is not held and no `size` is given, or a number is beyond the
@@ -175,11 +193,8 @@ def forms_of(
     """
     A, d, numbers = [], [], []
     for number, clause in enumerate(clauses):
-        rows = [_whole(h) for h in clause]
-        if len(rows) > 1:
-            rows.append(_whole(_sum(rows)))
-        for row in rows:
-            coefficients, constant = _rounded(row, outputs, size)
+        for h in clause:
+            coefficients, constant = _rounded(_whole(h), outputs, size)
             A.append(coefficients)
             d.append(constant)
             numbers.append(number)
@@ -192,9 +207,9 @@ def forms_of(
 
 def held(clauses: Sequence[Clause]) -> bool:
     """Whether float64 holds every coefficient of `forms_of`: then it needs no `size`."""
-    rows = [[_whole(h) for h in clause] for clause in clauses]
-    rows = [[*each, _whole(_sum(each))] for each in rows]
-    return all(Fraction(_nearest(a)) == a for each in rows for row in each for _, a in row.a)
+    return all(
+        Fraction(_nearest(a)) == a for clause in clauses for h in clause for _, a in _whole(h).a
+    )
 
 
 def float_down(value: Fraction) -> float:
@@ -233,15 +248,7 @@ def _whole(h: HalfSpace) -> HalfSpace:
     """The half-space with whole coefficients that have no common divisor."""
     common = math.lcm(*(a.denominator for _, a in h.a))
     divisor = math.gcd(*(int(a * common) for _, a in h.a)) or 1
-    factor = Fraction(common, divisor)
-    return HalfSpace(tuple((j, a * factor) for j, a in h.a), h.d * factor)
-
-
-def _sum(rows: Sequence[HalfSpace]) -> HalfSpace:
-    total = rows[0]
-    for row in rows[1:]:
-        total = total.plus(row)
-    return total
+    return h.by(Fraction(common, divisor))
 
 
 def _rounded(h: HalfSpace, outputs: int, size: Sequence[float] | None) -> tuple[list[float], float]:

@@ -14,12 +14,15 @@ from enum import Enum
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from equicert.bounds import Interval
 from equicert.boxes import Box
 from equicert.compressed import plain_suffix
+from equicert.conjunctions import with_combinations
 from equicert.exact_outputs import ExactOutputs
 from equicert.falsifier import Search
 from equicert.models import load_model
@@ -31,6 +34,7 @@ from equicert.targets import Targets
 from equicert.witnesses import falsify, upper_bounds
 
 # The second one only where the first one finds nothing.
+_SAMPLES = 100  # of corners, and of other points, for `conjunctions`
 _SEARCHES = (Search(), Search(steps=40, clauses=5, restarts=4))
 
 
@@ -129,8 +133,23 @@ def verify(
 
 def _query(network: StoredNetwork, case: Case) -> Query:
     """The forms of the case over its box, rounded so that they prove."""
-    size = None if held(case.clauses) else _sizes(network, case.around())
-    return case.query(forms_of(case.clauses, network.outputs, size))
+    box = case.around()
+    clauses = case.clauses
+    if any(len(clause) > 1 for clause in clauses):
+        clauses = with_combinations(clauses, _samples(network, box))
+    size = None if held(clauses) else _sizes(network, box)
+    return case.query(forms_of(clauses, network.outputs, size))
+
+
+@torch.no_grad()
+def _samples(network: StoredNetwork, box: Box) -> NDArray[np.float64]:  # (s, q)
+    """Outputs at the middle of a box, at corners and at random points, in floating point."""
+    shares = np.random.default_rng(0).uniform(size=(_SAMPLES, box.inputs))
+    shares = torch.from_numpy(
+        np.vstack([np.zeros_like(shares[:1]) + 0.5, np.round(shares), shares])
+    )
+    x = box.clamp(box.lo * (1 - shares) + box.hi * shares)
+    return (network.solve(x).value @ network.C.mT + network.c).numpy()
 
 
 def _sizes(network: StoredNetwork, box: Box) -> list[float]:
