@@ -148,6 +148,34 @@ class BoundOptions:
 
 
 @dataclass
+class VerifyOptions:
+    """Options of `equicert verify`. Give --network and --property, or --instances and --out.
+
+    Args:
+        network: an .onnx file of a fully connected ReLU network, or a .safetensors or .npz model;
+            .onnx.gz is read as it is.
+        property: a .vnnlib file: a box of inputs and linear constraints on outputs, which name the
+            unsafe set; .vnnlib.gz is read as it is.
+        timeout: seconds after which the verdict is timeout; with --instances, at most these for
+            each instance, whatever limit the file gives. Default none.
+        instances: a benchmark in the form of VNN-COMP: lines of onnx,vnnlib,seconds, files relative
+            to it.
+        out: with --instances, the file for the results: lines of category, onnx, vnnlib, seconds to
+            read, result, seconds to verify. Lines that it has already are kept.
+        activation: needed when an .npz model does not name its own.
+        threads: CPU threads; default torch's choice.
+    """
+
+    network: str | None = None
+    property: str | None = None
+    timeout: float | None = None
+    instances: str | None = None
+    out: str | None = None
+    activation: str | None = None
+    threads: int | None = None
+
+
+@dataclass
 class InspectOptions:
     """Options of `equicert inspect`.
 
