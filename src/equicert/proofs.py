@@ -141,6 +141,7 @@ class Finding:
         above: float64, an upper bound on the least margin over the box; infinite if none is known.
         nodes: subproblems that were bounded.
         stage: the method that decided it, or the last one that tried.
+        seconds: that a search spent on it alone.
     """
 
     proof: TreeProof | None = None
@@ -148,3 +149,4 @@ class Finding:
     above: float = math.inf
     nodes: int = 0
     stage: str = ""
+    seconds: float = 0.0
