@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import (
+    bounding,
     certificates,
+    deciding,
     lipschitz,
     memory,
     scaling,
@@ -35,6 +37,8 @@ SECTIONS: Final = (
     "lipschitz",
     "verdicts",
     "certificates",
+    "deciding",
+    "bounding",
     "solves",
     "scaling",
     "slow",
@@ -68,6 +72,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     _say(began, f"a robust network, {options.epochs} epochs, or the one of an earlier run")
     network, training = subjects.trained(data, subjects.robust(options.epochs), Path(options.work))
     stored, rounds = network.store(), options.rounds
+    compared = certificates.of_checker(options.data, options.data_dir)
     sections: dict[str, Callable[[], dict[str, Any]]] = {
         "step": lambda: step.measure(network, data, rounds, 5 * options.budget),
         "lipschitz": lambda: lipschitz.measure(
@@ -80,9 +85,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "certificates": lambda: certificates.measured(
             stored,
             data,
-            certificates.of_checker(options.data, options.data_dir),
+            compared,
             Path(options.work),
             -(-rounds // 10),
+        ),
+        "deciding": lambda: deciding.measure(data, compared),
+        "bounding": lambda: bounding.measure(
+            data, -(-rounds // 10), options.budget, options.device
         ),
         "scaling": lambda: scaling.measure(network, data, rounds, options.budget),
         "slow": lambda: slow.measure(stored, rounds, options.budget),
@@ -130,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds a row of the scaling",
     )
     parser.add_argument("--epochs", type=int, default=40, help="of the network that is measured")
+    parser.add_argument("--device", default="cpu", help="of dual bounds and nodes")
     parser.add_argument("--work", default="runs/bench", help="keeps the trained network")
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--data-dir", help="where mnist/ lies; default $EQUICERT_DATA_DIR")

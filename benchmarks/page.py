@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from typing import Any, Final
 
+from benchmarks.bounding import bounding_section
 from benchmarks.certificates import certificates_section
+from benchmarks.deciding import deciding_section
 from benchmarks.growth import memory_section, scaling_section
 from benchmarks.lipschitz import lipschitz_section
 from benchmarks.markdown import count, ms, number, seconds, table, times
@@ -26,22 +29,21 @@ def page(results: dict[str, Any], figures: str) -> str:
         figures: where speed.png lies, relative to the page.
     """
     lines = ["# Performance", "", *_conditions(results)]
-    if "step" in results:
-        lines += ["", *_step(results["step"])]
-    if "lipschitz" in results:
-        lines += ["", *lipschitz_section(results["lipschitz"])]
-    if "verdicts" in results:
-        lines += ["", *_verdicts(results["verdicts"])]
-    if "certificates" in results:
-        lines += ["", *certificates_section(results["certificates"])]
-    if "solves" in results:
-        lines += ["", *solves_section(results["solves"])]
-    if "scaling" in results:
-        lines += ["", *scaling_section(results["scaling"], figures)]
-    if "slow" in results:
-        lines += ["", *slow_section(results["slow"])]
-    if "memory" in results:
-        lines += ["", *memory_section(results["memory"])]
+    sections: dict[str, Callable[[Any], list[str]]] = {
+        "step": _step,
+        "lipschitz": lipschitz_section,
+        "verdicts": _verdicts,
+        "certificates": certificates_section,
+        "deciding": deciding_section,
+        "bounding": bounding_section,
+        "solves": solves_section,
+        "scaling": lambda found: scaling_section(found, figures),
+        "slow": slow_section,
+        "memory": memory_section,
+    }
+    for name, section in sections.items():
+        if name in results:
+            lines += ["", *section(results[name])]
     return "\n".join(map(_wrapped, [*lines, "", *_again(results, figures)]))
 
 
