@@ -20,11 +20,14 @@ FLOORS = {
     0: "checker kernels errors arrays norms activations scalar_roots boxes rounding definiteness",
     1: "operators",
     2: "enclosures contraction monotonicity weights solution policies problems solvers",
-    3: "implicit_diff materialised stored network sequential",
-    4: "queries proofs bounds attacks lipschitz lipschitz_below conditions deployed",
-    5: "data mnist vectors models losses adversarial recipes runs schedules presets certificates",
+    3: "implicit_diff materialised stored network sequential layers exact_outputs",
+    4: "queries proofs relaxation targets falsifier witnesses bounds attacks lipschitz"
+    " lipschitz_below conditions deployed properties conjunctions",
+    5: "data mnist vectors models losses adversarial recipes runs schedules presets"
+    " certificates records small_boxes compressed s_expressions vnnlib onnx_models"
+    " onnx_operators",
     6: "training initialisation checkpoints certification image radius jobs evaluation attack_run"
-    " inspection",
+    " inspection verification instances",
     7: "comparison experiments report figures",
     8: "cli __main__",
 }

@@ -37,10 +37,12 @@ class Ball:
     """z*(x0) lies within `radius`, in the Lambda-norm, of a point of [lo, hi].
 
     Attributes:
+        t: (batch, n) what the radius follows from.
         lo, hi: (batch, n) an enclosure of phi(t), as narrow as phi is known.
         radius: (batch,) NaN or infinite where nothing is proved.
     """
 
+    t: Tensor
     lo: Tensor
     hi: Tensor
     radius: Tensor
@@ -62,7 +64,7 @@ def point_ball(
     lo, hi = phi.down(t), phi.up(t)
     least, most = Enclosure.of(network.W).image(lo, hi)
     residual = torch.maximum(up(up(most + high) - t), -down(down(least + low) - t))
-    return Ball(lo, hi, up(lambda_norm_above(residual, proof.Lambda) / proof.m))
+    return Ball(t, lo, hi, up(lambda_norm_above(residual, proof.Lambda) / proof.m))
 
 
 def state_box(

@@ -22,8 +22,10 @@ from equicert.cli.options import (
     DemoOptions,
     InspectOptions,
     ReproduceOptions,
+    VerifyOptions,
 )
 from equicert.cli.reproduce import EXPERIMENTS, run_reproduce
+from equicert.cli.verify import run_verify
 from equicert.errors import EquicertError, InputError, OutputError, nearest
 from equicert.presets import PRESETS
 from equicert.schedules import TrainConfig
@@ -32,9 +34,9 @@ _DESCRIPTION = """Train implicit (equilibrium) neural networks whose robustness 
 prove it. `equicert COMMAND --help` explains each; `equicert demo` shows them all at work."""
 
 _HELP = {
-    "train": "Train a robust implicit network by inclusion functions ([J22], (11)), with its"
-    " Lipschitz bound penalised (8), or adversarially, and write OUT/model.safetensors. Killed at"
-    " any moment, --resume OUT continues to the same weights.",
+    "train": "Train a robust implicit network by inclusion functions ([J22], (11)), over whole or"
+    " small boxes, with its Lipschitz bound penalised (8), or adversarially, and write"
+    " OUT/model.safetensors. Killed at any moment, --resume OUT continues to the same weights.",
     "certify": "Decide for every test sample whether each input within eps provably has its label."
     " A line a sample goes to OUT/verdicts.jsonl: 'certified' is a theorem about the stored"
     " weights, 'claimed' the word of a solver, 'unknown' says why it is neither. --certificates DIR"
@@ -51,6 +53,12 @@ _HELP = {
     "compare": "Set models side by side on the same samples: parameters, clean accuracy, accuracy"
     " under PGD, certified accuracy by every method that applies, and seconds. A method that does"
     " not apply to a model says why.",
+    "verify": "Decide a property of a network, both in files: whether any input of its box is"
+    " mapped into its unsafe set. The first line of standard output is 'unsat' (none is: the"
+    " property holds), 'sat' (one is, and follows), 'unknown' or 'timeout'; everything else goes to"
+    " standard error. Exit status 0 with one of these words, 2 for files or options that cannot be"
+    " used, 1 for a network that cannot be verified: then there is no word. The verdict is about"
+    " real arithmetic on the stored weights. --instances runs a whole benchmark.",
     "reproduce": "Reproduce a published experiment of [J22], certified over a grid of radii, in a"
     " figure, results.md and results.json. 'figure1': networks trained by (8) with six weights"
     " lambda, and a MON. 'figure2': a robust and a non-robust network, attacked by PGD, beside the"
@@ -67,6 +75,7 @@ _OPTIONS: dict[str, list[type[Any]]] = {
     "attack": [AttackOptions],
     "inspect": [InspectOptions],
     "compare": [CompareOptions],
+    "verify": [VerifyOptions],
     "reproduce": [ReproduceOptions],
     "demo": [DemoOptions],
 }
@@ -158,7 +167,7 @@ def _add_options(parser: _Parser, name: str) -> None:
         parser.add_argument("experiment", type=str, help=", ".join(EXPERIMENTS))
     elif name == "compare":
         parser.add_argument("models", type=str, nargs="+", help=".safetensors or .npz files")
-    elif name not in ("train", "demo"):
+    elif name not in ("train", "demo", "verify"):
         parser.add_argument("model", type=str, help="a .safetensors or .npz file")
     if name != "demo":
         parser.add_argument("--config", action="config", help="YAML file with options by name")
@@ -196,6 +205,8 @@ def _run(name: str, settings: dict[str, Any], argv: list[str]) -> None:
         case "reproduce":
             experiment = settings.pop("experiment")
             run_reproduce(experiment, ReproduceOptions(**settings), **flags)
+        case "verify":
+            run_verify(VerifyOptions(**settings))
         case "compare":
             models = settings.pop("models")
             run_compare(CompareOptions(**settings), models, **flags)
