@@ -88,7 +88,9 @@ def check_proofs(net: Network, boxes: Sequence[Ends], labels: Sequence[int], ans
     """The naive judge accepts the proof of all that holds, and every witness; the trees' number."""
     findings = answer.findings or (None,) * len(boxes)
     plain, trees = answer.proofs, 0
-    by_state = dict(zip(plain.rows.tolist(), zip(plain.lo, plain.hi, plain.lower, strict=True), strict=True))
+    by_state = dict(
+        zip(plain.rows.tolist(), zip(plain.lo, plain.hi, plain.lower, strict=True), strict=True)
+    )
     for row, (ends, label, found) in enumerate(zip(boxes, labels, findings, strict=True)):
         holds = bool(answer.holds[row])
         if found is not None and found.witness is not None:
@@ -115,7 +117,7 @@ def of_state_box(lo: Array, hi: Array, lower: Array) -> TreeProof:
 
 
 def status(answer: Answer, row: int) -> str:
-    """"certified", "falsified", or why it is neither."""
+    """ "certified", "falsified", or why it is neither."""
     found = None if answer.findings is None else answer.findings[row]
     if bool(answer.holds[row]):
         return "certified"

@@ -1,4 +1,4 @@
-"""A network that this project did not train, on MNIST: each sample decided, each verdict checked."""
+"""A network that this project did not train, on MNIST: samples decided, verdicts checked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 import exact
 import naive_proofs
+from equicert.bounds import Complete
 from equicert.boxes import Box
 from equicert.proofs import Witness
 from equicert.queries import Answer, Query
@@ -18,9 +19,6 @@ from naive_proofs import Claim, norm_above
 from networks import Network
 from oracles import Problem
 from searches import status
-
-pytest.importorskip("equicert.bounds.complete")
-from equicert.bounds import Complete  # noqa: E402
 
 DOMAIN = (0.0, 1.0)
 Data = tuple[torch.Tensor, torch.Tensor]
@@ -70,7 +68,7 @@ def decided(answer: Answer, rows: int) -> list[str]:
 
 
 def test_ten_images_are_decided(foreign: StoredNetwork, mnist_test: Data) -> None:
-    """Witnesses by rational arithmetic, proofs by points: no attack in the box breaks what holds."""
+    """A witness by rational arithmetic, proofs by points: no corner of the box breaks them."""
     query = question(mnist_test, slice(0, 10), 0.05)
     answer = Complete(timeout=None).answer(foreign, query)
     words = decided(answer, 10)
@@ -101,15 +99,15 @@ def test_the_naive_judge_accepts_a_proof(foreign: StoredNetwork, mnist_test: Dat
         if found is not None and found.proof is not None
     }
     row = min(sizes, key=lambda key: sizes[key])
-    [_, proof] = [row, (answer.findings or ())[row]]
-    assert proof is not None
-    assert proof.proof is not None
+    found = (answer.findings or ())[row]
+    assert found is not None
+    assert found.proof is not None
     W, U = foreign.W.dense().numpy(), foreign.U.dense().numpy()
     net = Network("fc40", W, U, foreign.b.numpy(), foreign.C.numpy(), foreign.c.numpy())
     Lambda = foreign.monotone.Lambda.tolist()
     claim = Claim(Lambda, foreign.monotone.m, norm_above(U, Lambda))
     ends = query.box.lo[row].tolist(), query.box.hi[row].tolist()
-    naive_proofs.check_tree(net, *ends, int(mnist_test[1][row]), proof.proof, claim)
+    naive_proofs.check_tree(net, *ends, int(mnist_test[1][row]), found.proof, claim)
 
 
 @pytest.mark.long
