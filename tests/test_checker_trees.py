@@ -327,6 +327,18 @@ def test_wrong_steps_are_named(name: str, tmp_path: Path) -> None:
     assert Judge(case.folder).holds(case.record.body()) is False
 
 
+def test_a_tree_begins_from_the_chain_alone(tmp_path: Path) -> None:
+    """Where r_1 >= 0 it is z_0 <= 1/4: not in the next tree, about y_0 - y_2 = 1/2 - z_0."""
+    case = hand_made()
+    case.folder.arrays["C"] = np.array([[1.0, 1.0], [0.0, 0.0], [2.0, 1.0]])
+    case.folder.arrays["c"] = np.array([-0.125, 0.0, -0.625])
+    last = inner(0, True, 0.25, [1.0, -1.0])
+    first = [split(1, 0), leaf(TIGHT), last, leaf(TIGHT)]
+    case.record = Tree(0, 0, 1.0, START, [], [0.125, 0.25], [first, [leaf(NONE)]])
+    refused(case, tmp_path, "class 2, step 4: the margin claimed does not follow, by 0.75")
+    assert Judge(case.folder).holds(case.record.body()) is False
+
+
 ODD: dict[str, tuple[bytes, ...]] = {
     "a sibling dropped": (split(0, 0), *LEFT, leaf(TIGHT)),
     "a leaf too many": (*GOOD, leaf(TIGHT)),
