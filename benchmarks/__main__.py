@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with thread_count(1):
         results |= run(options)
     out = Path(options.out)
+    if options.keep:
+        results = kept(json.loads((out / "speed.json").read_text("utf-8")), results, options.only)
     default = _PAGE if options.out == _OUT else out / "performance.md"
     write(results, out, Path(options.page or default))
 
@@ -111,9 +114,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
     for name in options.only:
         _say(began, name)
-        results[name] = sections[name]()
+        load = os.getloadavg()[0]
+        results[name] = sections[name]() | {"load": load}
     _say(began, "done")
     return results | {"seconds": time.perf_counter() - began}
+
+
+def kept(older: dict[str, Any], results: dict[str, Any], only: Sequence[str]) -> dict[str, Any]:
+    """The older results with the sections of a later run, which say that they are of one."""
+    about = {key: results[key] for key in ("command", "created", "versions")}
+    return older | {name: results[name] | {"run": about} for name in only}
 
 
 def write(results: dict[str, Any], out: Path, to: Path) -> None:
@@ -129,6 +139,9 @@ def write(results: dict[str, Any], out: Path, to: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", type=_names, default=SECTIONS, help=f"of {','.join(SECTIONS)}")
+    parser.add_argument(
+        "--keep", action="store_true", help="the other sections of the speed.json that is there"
+    )
     parser.add_argument("--out", default=_OUT, help="folder of speed.json and speed.png")
     parser.add_argument("--page", help=f"default {_PAGE}, or in the folder --out names")
     parser.add_argument("--rounds", type=int, default=40, help="of the fastest contestants")

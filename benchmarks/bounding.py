@@ -58,7 +58,7 @@ def measure(
         for kind, batches in (("bounds", sizes.batches), ("nodes", sizes.nodes)):
             own = {str(k): times[f"{kind} {k}"].to_json() for k in batches}
             rows[kind].append({"hidden": n, "times": own})
-        rows["bounds"][-1]["below"] = {k: times[f"below {k}"].to_json() for k in sizes.batches}
+        rows["bounds"][-1]["below"] = {str(k): times[f"below {k}"].to_json() for k in sizes.batches}
     settings = {"eps": EPS, "steps": Dual().ascent.steps, "child_steps": CHILD.steps}
     settings |= {"device": device, "inputs": data.inputs, "cuts": _CUTS}
     return {"settings": settings, **rows}
@@ -195,7 +195,7 @@ def _rates(rows: Sequence[dict[str, Any]], each: int = 1) -> list[tuple[str, ...
         for batch, timing in row["times"].items():
             cell = number(each * int(batch) / timing["cpu"])
             if "below" in row:
-                share = row["below"][int(batch)]["cpu"] / timing["cpu"]
+                share = row["below"][batch]["cpu"] / timing["cpu"]
                 cell += f" ({100 * share:.0f} %)"
             cells.append(cell)
         found.append((f"n = {row['hidden']}", *cells))

@@ -15,6 +15,7 @@ from benchmarks.markdown import count, ms, number, seconds, table, times
 from benchmarks.slow import slow_section
 from benchmarks.solves import solves_section
 
+_IDLE: Final = 1.5  # load average; this process makes up 1
 _AIMS: Final = {"ratio": 5.0, "step_ms": 3.5, "total_s": 150.0}
 _VERDICT_AIMS: Final = {"interval_s": 0.3, "ratio": 2.0, "lipschitz_s": 0.1}
 _ELSEWHERE: Final = {"authors_ms": 29.0, "prototype_ms": 7.0}  # one core of another machine
@@ -43,8 +44,22 @@ def page(results: dict[str, Any], figures: str) -> str:
     }
     for name, section in sections.items():
         if name in results:
-            lines += ["", *section(results[name])]
+            lines += ["", *section(results[name]), *_busy(results, name)]
     return "\n".join(map(_wrapped, [*lines, "", *_again(results, figures)]))
+
+
+def _busy(results: dict[str, Any], name: str) -> list[str]:
+    """A paragraph where the section is of a later run, or other work had the processor, too."""
+    found, cores = results[name], results["machine"]["logical_cores"]
+    said = []
+    if "run" in found:
+        said.append(f"This section is of a later run: `{found['run']['command']}`.")
+    if found.get("load", 0.0) > _IDLE:
+        said.append(
+            f"The machine was shared: a load average of {found['load']:.1f} on {cores} logical"
+            " cores when it began. Wall times say little then, and CPU times are longer than alone."
+        )
+    return ["", " ".join(said)] if said else []
 
 
 def _wrapped(line: str) -> str:

@@ -26,7 +26,7 @@ from benchmarks import (
     step,
     verdicts,
 )
-from benchmarks.__main__ import _parser, write
+from benchmarks.__main__ import _parser, kept, write
 from benchmarks.markdown import bytes_text, ms, number, seconds, times
 from benchmarks.page import page
 from benchmarks.picture import speed_picture
@@ -80,6 +80,7 @@ def results(
             "contraction_rate": stored.contraction.rate,
             "hidden": HIDDEN,
         },
+        "created": "before",
         "step": step.measure(network, data, 1, 0.0, batch=10),
         "lipschitz": lipschitz.measure(data, work, 1, 0.0, epochs=1, batch=10),
         "solves": solves.measure(network, data, work, 1, 0.0, epochs=1, batch=20),
@@ -283,3 +284,14 @@ def test_a_network_that_is_not_there_is_not_measured(
     assert "is not there" in deciding.deciding_section(found)[-1]
     monkeypatch.delenv("EQUICERT_PROBLEMS_DIR")
     assert deciding.measure(data, []) == found
+
+
+def test_a_later_run_and_a_busy_machine_are_told(results: dict[str, Any]) -> None:
+    later = results | {"command": "python -m benchmarks --only slow", "created": "later"}
+    joined = kept(results, later | {"slow": results["slow"] | {"load": 7.3}}, ["slow"])
+    assert joined["command"] == results["command"]
+    text = page(joined, "results").split("## ")
+    [told] = [section for section in text if section.startswith("Where Anderson")]
+    assert "`python -m benchmarks --only slow`" in told
+    assert "load average of 7.3" in told.replace("\n", " ")
+    assert not any("machine was shared" in section for section in text if section != told)
