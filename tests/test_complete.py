@@ -44,6 +44,7 @@ def draws(seeds: range, larger: int = 0) -> Iterator[Network]:
 
 
 EACH = pytest.mark.parametrize("net", [*small_networks.varied(40)], ids=str)
+SOME = pytest.mark.parametrize("net", [*small_networks.varied(40)][1::3], ids=str)
 
 
 def solve(
@@ -72,7 +73,7 @@ def test_verdicts_are_the_exact_ones(net: Network) -> None:
     solve(net, *about(net, (0.0625, 0.25, 1.0)))
 
 
-@EACH
+@SOME
 def test_one_after_the_other_decides_the_same(net: Network) -> None:
     """`Auto` is `Complete` with cheaper methods before it."""
     boxes, labels = about(net, (0.0625, 0.5))
@@ -263,7 +264,7 @@ def test_smooth_activations_are_refused_or_bounded(activation: str) -> None:
 # Samples, times.
 
 
-@EACH
+@SOME
 def test_batch_mates_do_not_matter(net: Network) -> None:
     boxes, labels = about(net, (0.125, 0.25, 0.5, 1.0), seed=7)
     together = Complete(timeout=None).answer(stored(net), ask(net, boxes, labels))
@@ -272,7 +273,7 @@ def test_batch_mates_do_not_matter(net: Network) -> None:
         assert status(alone, 0) == status(together, row)
 
 
-@EACH
+@SOME
 def test_it_is_deterministic(net: Network) -> None:
     query = ask(net, *about(net, (0.25, 0.75), seed=9))
     one, other = (Complete(timeout=None).answer(stored(net), query) for _ in range(2))
