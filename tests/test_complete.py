@@ -301,7 +301,7 @@ def hard(n: int = 40, r: int = 12, width: float = 2.0) -> tuple[Network, Ends]:
 def test_time_runs_out_with_true_bounds() -> None:
     """No time at all: the first bounds stand, and the reason is said."""
     net, ends = hard(12, 4)
-    for method in (Complete(timeout=1e-9), Complete(total=1e-9), Auto(timeout=1e-9)):
+    for method in (Complete(timeout=0.0), Complete(total=1e-9), Auto(timeout=1e-9)):
         answer = method.answer(stored(net), ask(net, [ends, ends], [0, 0]))
         for row in range(2):
             assert status(answer, row) in {"timeout", "certified", "falsified"}
@@ -327,7 +327,7 @@ def test_the_limits_are_kept(timeout: float) -> None:
         assert found.nodes > 1
 
 
-@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
 def test_a_time_that_is_none_is_refused(seconds: float) -> None:
     for name in ("timeout", "total"):
         with pytest.raises(InputError, match=name):
