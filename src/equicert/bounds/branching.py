@@ -180,8 +180,22 @@ class Search:
                 bound = self.task.lagrangian.below(rows, some.multiplier)
                 bound = down(bound + constant[some.form]).nan_to_num(-torch.inf)
                 least.scatter_reduce_(0, clause[some.form], bound, "amin")
-        for form in self.roots:
-            lower[form] = torch.maximum(lower[form], least[clause[form]])
+        left = {name for nodes in (self.open, *self.stuck) for name in nodes.name.tolist()}
+        for form, root in self.roots.items():
+            if self._covered(root, left):
+                lower[form] = torch.maximum(lower[form], least[clause[form]])
+
+    def _covered(self, root: int, left: set[int]) -> bool:
+        """Whether what became of every node below this one is known."""
+        waiting = [root]
+        while waiting:
+            name = waiting.pop()
+            known = self.tree.get(name)
+            if isinstance(known, tuple):
+                waiting += known[1:]
+            elif known is None and name not in left:
+                return False
+        return True
 
     def _kept(self) -> int:
         """Vectors of length n that are held."""
@@ -208,7 +222,9 @@ class Search:
         neuron, which, splittable = self._branching(nodes)
         self._settle_all(nodes[(~splittable).nonzero()[:, 0]], deadline)
         rows = splittable.nonzero()[:, 0]
-        if len(rows) and not self.witnessed:
+        if self.witnessed:
+            self._add(nodes[rows], torch.zeros_like(rows, dtype=torch.bool))
+        elif len(rows):
             children = self._children(nodes[rows], neuron[rows], which[rows])
             self.looked += len(children)
             self._add(children, self._closed(children, self.ascent))
@@ -311,6 +327,7 @@ class Search:
         """Decide a node that cannot be split."""
         multiplier, self.witnessed = self.settle(node)
         if self.witnessed:
+            self._add(node, torch.zeros_like(node.form, dtype=torch.bool))
             return
         if multiplier is not None:
             rows = self.task.rows(node.form, node.lo, node.hi)

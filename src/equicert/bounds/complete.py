@@ -81,7 +81,8 @@ class Searching(Method):
         for row in left.tolist():
             if findings[row].witness is None:
                 sample, findings[row] = self._decide(work, row, findings[row].above, end)
-                lower[row] = torch.maximum(lower[row], sample.lower)
+                if findings[row].witness is None:  # else nothing holds, and nothing is to hold
+                    lower[row] = torch.maximum(lower[row], sample.lower)
                 reasons[row] = sample.reason
         state = replace(started.state, reason=tuple(reasons))
         return Answer(query, lower, state, findings=tuple(findings))

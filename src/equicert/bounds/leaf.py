@@ -21,6 +21,7 @@ _SECONDS, _LEAST_SECONDS = 2.0, 0.1  # for one programme
 _INFEASIBLE = 2  # scipy's word for it
 
 
+@np.errstate(all="ignore")  # what overflows is refused
 def settle(task: Task, node: Nodes, hunt: Hunt, deadline: float) -> tuple[Tensor | None, bool]:
     """A multiplier (n,) that should close the node, or None; and whether a witness was found."""
     lagrangian = task.lagrangian
@@ -35,6 +36,8 @@ def settle(task: Task, node: Nodes, hunt: Hunt, deadline: float) -> tuple[Tensor
     cost = np.concatenate([a * slope, np.zeros(r)])
     x_lo, x_hi = ((task.centre + s * task.half)[0].cpu().numpy() for s in (-1, 1))
     bounds = np.stack([np.concatenate(ends) for ends in ((lo.cpu(), x_lo), (hi.cpu(), x_hi))], 1)
+    if not all(np.isfinite(part).all() for part in (cost, A, b, bounds)):
+        return None, False
     found = _solved(cost, A, b, bounds, deadline)
     if found.status == 0:
         x = torch.as_tensor(found.x[n:], dtype=lo.dtype, device=lo.device)
@@ -42,7 +45,7 @@ def settle(task: Task, node: Nodes, hunt: Hunt, deadline: float) -> tuple[Tensor
         return torch.as_tensor(found.eqlin.marginals).to(lo), witnessed
     ends = np.abs([slope * end.cpu().numpy() + level for end in (lo, hi)])
     size = float(np.abs(a) @ ends.max(0)) + abs(float(task.objectives.constant[node.form[0]]))
-    if found.status != _INFEASIBLE:
+    if found.status != _INFEASIBLE or not np.isfinite(size):
         return None, False
     return _first_phase(A, b, bounds, size, lo, deadline), False
 

@@ -194,7 +194,8 @@ class PiecewiseLinear(Graph):
         hi: Tensor,
     ) -> Tensor:  # (breakpoints, ..., n)
         shape = (len(self.knots),) + (1,) * (lo.ndim - 1) + (-1,)
-        knots, values = self.knots.reshape(shape), self._values.reshape((-1,) + (1,) * lo.ndim)
+        knots = self.knots.reshape(shape)
+        values = self._values.reshape((len(knots),) + (1,) * lo.ndim)
         spare = _INSIDE * (1 + hi - lo)
         inside = (lo < knots - spare) & (knots + spare < hi)
         low, high = self.psi(lo), self.psi(hi)
