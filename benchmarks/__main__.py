@@ -28,8 +28,9 @@ from benchmarks import (
 )
 from benchmarks.page import page
 from benchmarks.picture import speed_picture
-from equicert.data import load_data
+from equicert.data import DataSet, load_data
 from equicert.experiments.provenance import as_json, machine
+from equicert.network import ImplicitNetwork
 from equicert.runs import versions, write_atomic
 from equicert.training import thread_count
 
@@ -71,53 +72,59 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Every number of the sections, and what they are of."""
     began = time.perf_counter()
-    data = load_data(options.data, options.data_dir)
-    _say(began, f"a robust network, {options.epochs} epochs, or the one of an earlier run")
-    network, training = subjects.trained(data, subjects.robust(options.epochs), Path(options.work))
-    stored, rounds = network.store(), options.rounds
+    data, rounds = load_data(options.data, options.data_dir), options.rounds
+    settings: dict[str, Any] = {
+        "data": {"name": data.name, "digest": data.digest, "inputs": data.inputs},
+        "seed": subjects.SEED,
+        "rounds": rounds,
+    }
     compared = certificates.of_checker(options.data, options.data_dir)
     sections: dict[str, Callable[[], dict[str, Any]]] = {
-        "step": lambda: step.measure(network, data, rounds, 5 * options.budget),
-        "lipschitz": lambda: lipschitz.measure(
-            data, Path(options.work), rounds, 5 * options.budget
-        ),
-        "solves": lambda: solves.measure(
-            network, data, Path(options.work), rounds, 2 * options.budget
-        ),
-        "verdicts": lambda: verdicts.measure(stored, data, -(-rounds // 5), 10 * options.budget),
-        "certificates": lambda: certificates.measured(
-            stored,
-            data,
-            compared,
-            Path(options.work),
-            -(-rounds // 10),
-        ),
         "deciding": lambda: deciding.measure(data, compared),
         "bounding": lambda: bounding.measure(
             data, -(-rounds // 10), options.budget, options.device
         ),
-        "scaling": lambda: scaling.measure(network, data, rounds, options.budget),
-        "slow": lambda: slow.measure(stored, rounds, options.budget),
-        "memory": lambda: memory.measure(network, data),
     }
-    results: dict[str, Any] = {
-        "settings": {
-            "data": {"name": data.name, "digest": data.digest, "inputs": data.inputs},
+    if not set(options.only) <= set(sections):
+        _say(began, f"a robust network, {options.epochs} epochs, or the one of an earlier run")
+        config = subjects.robust(options.epochs)
+        network, training = subjects.trained(data, config, Path(options.work))
+        sections |= _of_network(network, data, options, compared)
+        stored = network.store()
+        settings |= {
             "epochs": options.epochs,
             "training_seconds": training,
-            "seed": subjects.SEED,
-            "rounds": rounds,
             "model_digest": stored.digest,
             "contraction_rate": stored.contraction.rate,
             "hidden": stored.states,
         }
-    }
+    results: dict[str, Any] = {"settings": settings}
     for name in options.only:
         _say(began, name)
         load = os.getloadavg()[0]
         results[name] = sections[name]() | {"load": load}
     _say(began, "done")
     return results | {"seconds": time.perf_counter() - began}
+
+
+def _of_network(
+    network: ImplicitNetwork, data: DataSet, options: argparse.Namespace, compared: Sequence[str]
+) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The sections that measure the robust network."""
+    stored, rounds, budget = network.store(), options.rounds, options.budget
+    work = Path(options.work)
+    return {
+        "step": lambda: step.measure(network, data, rounds, 5 * budget),
+        "lipschitz": lambda: lipschitz.measure(data, work, rounds, 5 * budget),
+        "verdicts": lambda: verdicts.measure(stored, data, -(-rounds // 5), 10 * budget),
+        "certificates": lambda: certificates.measured(
+            stored, data, compared, work, -(-rounds // 10)
+        ),
+        "solves": lambda: solves.measure(network, data, work, rounds, 2 * budget),
+        "scaling": lambda: scaling.measure(network, data, rounds, budget),
+        "slow": lambda: slow.measure(stored, rounds, budget),
+        "memory": lambda: memory.measure(network, data),
+    }
 
 
 def kept(older: dict[str, Any], results: dict[str, Any], only: Sequence[str]) -> dict[str, Any]:

@@ -86,14 +86,22 @@ def _conditions(results: dict[str, Any]) -> list[str]:
         ),
         "",
         (
-            f"Data: {settings['data']['name']}. The trained network has n = {settings['hidden']},"
-            f" is robust at eps = 0.1 by the published recipe of [J22] in {settings['epochs']}"
-            f" epochs, which took {seconds(settings['training_seconds'])} with the accuracies after"
-            f" each, seed {settings['seed']}, and contracts at"
-            f" {settings['contraction_rate']:.3f} (Picard). Boxes are clipped to the data's"
+            f"Data: {settings['data']['name']}.{_trained(settings)} Boxes are clipped to the data's"
             " domain."
         ),
     ]
+
+
+def _trained(settings: dict[str, Any]) -> str:
+    """About the network, if a section needed it."""
+    if "hidden" not in settings:
+        return ""
+    return (
+        f" The trained network has n = {settings['hidden']}, is robust at eps = 0.1 by the"
+        f" published recipe of [J22] in {settings['epochs']} epochs, which took"
+        f" {seconds(settings['training_seconds'])} with the accuracies after each, seed"
+        f" {settings['seed']}, and contracts at {settings['contraction_rate']:.3f} (Picard)."
+    )
 
 
 def _step(found: dict[str, Any]) -> list[str]:

@@ -184,6 +184,16 @@ def test_page_of_one_section_has_that_section(results: dict[str, Any]) -> None:
     assert "## Rigorous verdicts" not in text
 
 
+def test_page_of_sections_without_the_network_does_not_speak_of_it(
+    results: dict[str, Any],
+) -> None:
+    bare = {key: results[key] for key in ("command", "versions", "machine", "seconds", "deciding")}
+    settings = {key: results["settings"][key] for key in ("data", "seed", "rounds")}
+    text = page(bare | {"settings": settings}, "results")
+    assert "## Deciding every sample" in text
+    assert "trained network" not in text
+
+
 def test_rigorous_and_plain_certify_alike(results: dict[str, Any]) -> None:
     certified = results["verdicts"]["certified"]
     assert certified["interval"] <= certified["plain"] <= certified["interval"] + 1
