@@ -91,7 +91,7 @@ def neuron_rows(
 
 def _open(lagrangian: Lagrangian, bounds: Tightened) -> Tensor:  # (k,) int64
     """Neurons whose graph bends inside their interval."""
-    return (lagrangian.graph.cut(bounds.lo[0], bounds.hi[0]) > 0).any(0).nonzero()[:, 0]
+    return lagrangian.graph.bent(bounds.lo[0], bounds.hi[0]).nonzero()[:, 0]
 
 
 def _proposed(

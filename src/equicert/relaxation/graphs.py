@@ -17,7 +17,7 @@ from torch import Tensor
 from equicert.activations import Activation
 from equicert.rounding import UNIT, down, up
 
-_FLUSHED = 2.0**-960  # far more than a few underflows cost
+FLUSHED = 2.0**-960  # far more than a few underflows cost
 _INSIDE = 1e-10  # of 1 + width: a breakpoint that is nearer to an end is not worth a split
 
 
@@ -70,6 +70,14 @@ class Graph(ABC):
 
         Plain floating point. Breakpoints that are hardly inside count as outside.
         """
+
+    def bent(
+        self,
+        lo: Tensor,  # (..., n)
+        hi: Tensor,
+    ) -> Tensor:  # (..., n) bool
+        """Whether psi bends inside the interval, so that tighter bounds would be of use."""
+        return (self.cut(lo, hi) > 0).any(0)
 
     @property
     @abstractmethod
@@ -169,11 +177,11 @@ class PiecewiseLinear(Graph):
         self, p: Tensor, error: Tensor, multiplier: Tensor, lo: Tensor, hi: Tensor
     ) -> Tensor:
         best = torch.minimum(
-            _below(p, error, multiplier, lo, self.image(lo, lo)),
-            _below(p, error, multiplier, hi, self.image(hi, hi)),
+            form_below(p, error, multiplier, lo, self.image(lo, lo)),
+            form_below(p, error, multiplier, hi, self.image(hi, hi)),
         )
         for knot, value in zip(self.knots, self._values, strict=True):
-            at_knot = _below(p, error, multiplier, knot, (value, value))
+            at_knot = form_below(p, error, multiplier, knot, (value, value))
             inside = (lo < up(knot)) & (down(knot) < hi)
             best = torch.where(inside, torch.minimum(best, at_knot), best)
         return best
@@ -209,7 +217,7 @@ class PiecewiseLinear(Graph):
         return low, torch.where(exact, self.knots, up(self.knots))
 
 
-def _below(
+def form_below(
     p: Tensor,  # (batch, n)
     error: Tensor,  # (batch, n)
     multiplier: Tensor,  # (batch, n)
@@ -221,5 +229,5 @@ def _below(
     radius = up(torch.maximum(z[1] - centre, centre - z[0]))
     driven, moved = p * centre, multiplier * r
     lost = p.abs() * radius + error * (centre.abs() + radius)
-    lost = lost + 8 * UNIT * (driven.abs() + moved.abs() + lost) + _FLUSHED
+    lost = lost + 8 * UNIT * (driven.abs() + moved.abs() + lost) + FLUSHED
     return down(down(driven - moved) - up(lost))

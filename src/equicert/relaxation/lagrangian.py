@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from equicert.relaxation.graphs import Graph, PiecewiseLinear
+from equicert.relaxation.smooth import Smooth
 from equicert.rounding import TINY, UNIT, down, gamma, up
 from equicert.stored import StoredNetwork
 
@@ -75,8 +76,13 @@ class Lagrangian:
 
     @classmethod
     def of(cls, network: StoredNetwork) -> Self:
-        """Of a network whose psi is piecewise linear."""
-        graph = PiecewiseLinear(network.activation, network.diagonal)
+        """Of a network as stored.
+
+        Raises:
+            ModelError: its activation is neither piecewise linear nor one whose slopes are known.
+        """
+        kind = Smooth if network.activation.slopes is None else PiecewiseLinear
+        graph = kind(network.activation, network.diagonal)
         W, U = network.W.dense().clone().fill_diagonal_(0), network.U.dense()
         return cls(graph, W, U, network.b)
 
