@@ -90,6 +90,7 @@ class Dual(Method):
         rows: Rows,
         constant: Tensor,  # (batch,)
     ) -> tuple[Tensor, Tensor]:  # (batch,), (batch, n)
+        rows = lagrangian.prepared(rows)
         start = adjoint_start(lagrangian, rows)
         found = self.ascent.run(lagrangian, rows, start, -constant)[1]
         value, exact = proved_multiplier(lagrangian, rows, found, -constant)

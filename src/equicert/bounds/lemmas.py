@@ -97,6 +97,7 @@ def _open(lagrangian: Lagrangian, bounds: Tightened) -> Tensor:  # (k,) int64
 def _proposed(
     lagrangian: Lagrangian, rows: Rows, kept: Tensor | None, ascent: Ascent
 ) -> Tensor:  # (batch, n)
+    rows = lagrangian.prepared(rows)
     value, multiplier = adjoint_start(lagrangian, rows)
     if kept is not None:
         before = lagrangian.value(rows, kept)

@@ -78,7 +78,7 @@ class Sample:
         if not len(forms):
             return
         task, bounds = self.task, self.bounds
-        rows = task.rows(forms, bounds.lo, bounds.hi)
+        rows = task.lagrangian.prepared(task.rows(forms, bounds.lo, bounds.hi))
         needed = -task.objectives.constant[forms]
         start = self._start(rows, forms)
         _, found, _ = ascent.run(task.lagrangian, rows, start, needed)

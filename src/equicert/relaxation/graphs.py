@@ -31,6 +31,7 @@ class Graph(ABC):
         multiplier: Tensor,  # (batch, n)
         lo: Tensor,  # (batch, n) or (1, n)
         hi: Tensor,
+        ends: tuple[Tensor, Tensor],  # psi(lo), psi(hi)
     ) -> tuple[Tensor, Tensor, Tensor]:  # (batch, n) each
         """The least `p psi(r) - multiplier r`, its r and psi(r), in plain floating point."""
 
@@ -158,14 +159,14 @@ class PiecewiseLinear(Graph):
         return low.clamp(phi.lower, phi.upper), high.clamp(phi.lower, phi.upper)
 
     def minimise(
-        self, p: Tensor, multiplier: Tensor, lo: Tensor, hi: Tensor
+        self,
+        p: Tensor,
+        multiplier: Tensor,
+        lo: Tensor,
+        hi: Tensor,
+        ends: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        z_lo, z_hi = self.psi(lo), self.psi(hi)
-        at_lo = torch.addcmul(p * z_lo, multiplier, lo, value=-1)
-        at_hi = torch.addcmul(p * z_hi, multiplier, hi, value=-1)
-        lower = at_lo < at_hi
-        best = torch.minimum(at_lo, at_hi)
-        r, z = torch.where(lower, lo, hi), torch.where(lower, z_lo, z_hi)
+        best, r, z = least_at_ends(p, multiplier, (lo, hi), ends)
         for knot, value in zip(self.knots, self._values, strict=True):
             at_knot = torch.addcmul(p * value, multiplier, knot, value=-1)
             better = (at_knot < best) & (lo < knot) & (knot < hi)
@@ -215,6 +216,19 @@ class PiecewiseLinear(Graph):
         exact = self.knots == 0
         low = torch.where(exact, self.knots, down(self.knots))
         return low, torch.where(exact, self.knots, up(self.knots))
+
+
+def least_at_ends(
+    p: Tensor,  # (batch, n)
+    multiplier: Tensor,  # (batch, n)
+    r: tuple[Tensor, Tensor],  # (batch, n) or (1, n) each
+    z: tuple[Tensor, Tensor],  # psi of them
+) -> tuple[Tensor, Tensor, Tensor]:  # (batch, n) each
+    """The lesser of `p z - multiplier r` at two points, its r and its z, in floating point."""
+    at_lo = torch.addcmul(p * z[0], multiplier, r[0], value=-1)
+    at_hi = torch.addcmul(p * z[1], multiplier, r[1], value=-1)
+    lower = at_lo < at_hi
+    return torch.minimum(at_lo, at_hi), torch.where(lower, *r), torch.where(lower, *z)
 
 
 def form_below(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from equicert.activations import Activation
 from equicert.relaxation.curves import Curve, curve_of
-from equicert.relaxation.graphs import FLUSHED, Graph, form_below
+from equicert.relaxation.graphs import FLUSHED, Graph, form_below, least_at_ends
 from equicert.rounding import UNIT, down, up
 
 _AROUND = 2.0**-26  # of 1 + |t|: what the tangents lose between them is of second order in it
@@ -58,14 +58,14 @@ class Smooth(Graph):
         return self.activation.psi(r, self.diagonal)
 
     def minimise(
-        self, p: Tensor, multiplier: Tensor, lo: Tensor, hi: Tensor
+        self,
+        p: Tensor,
+        multiplier: Tensor,
+        lo: Tensor,
+        hi: Tensor,
+        ends: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        z_lo, z_hi = self.psi(lo), self.psi(hi)
-        at_lo = torch.addcmul(p * z_lo, multiplier, lo, value=-1)
-        at_hi = torch.addcmul(p * z_hi, multiplier, hi, value=-1)
-        lower = at_lo < at_hi
-        best = torch.minimum(at_lo, at_hi)
-        r, z = torch.where(lower, lo, hi), torch.where(lower, z_lo, z_hi)
+        best, r, z = least_at_ends(p, multiplier, (lo, hi), ends)
         t = self._stationary(torch.addcmul(p, multiplier, self.diagonal), multiplier)
         value = self.activation.phi(t)
         there = torch.addcmul(t, value, self.diagonal, value=-1)
