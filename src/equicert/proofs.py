@@ -142,6 +142,7 @@ class Finding:
         nodes: subproblems that were bounded.
         stage: the method that decided it, or the last one that tried.
         seconds: that a search spent on it alone.
+        by_state: whether the state box alone is a proof, if the property holds.
     """
 
     proof: TreeProof | None = None
@@ -150,3 +151,4 @@ class Finding:
     nodes: int = 0
     stage: str = ""
     seconds: float = 0.0
+    by_state: bool = True

@@ -275,7 +275,7 @@ class Search:
         """Bound the nodes from their parents' multipliers or afresh; which are closed by that."""
         lagrangian, constant = self.task.lagrangian, self.task.objectives.constant
         self._choose_forms(nodes)
-        rows = self.task.rows(nodes.form, nodes.lo, nodes.hi)
+        rows = lagrangian.prepared(self.task.rows(nodes.form, nodes.lo, nodes.hi))
         needed = -constant[nodes.form]
         value, multiplier = adjoint_start(lagrangian, rows)
         before = lagrangian.value(rows, nodes.multiplier)

@@ -2,7 +2,8 @@
 
 All samples together get the bounds to start from (`bounds.starts`), the dual bound of every form,
 and a search for witnesses. Each that is left open gets lemmas that tighten its bounds on r, and
-then branch and bound, with witnesses looked for inside.
+then branch and bound, with witnesses looked for inside. Where psi is smooth there is nothing to
+branch on, and what lemmas and witnesses do not decide is left open, reason "margin".
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Searching(Method):
     total: float | None = None
 
     post_fixed = True
+    trees = True
     bisects = False
     together = 100
     branches = False
@@ -102,7 +104,7 @@ class Searching(Method):
             sample.branch(hunter, deadline)
         proof = sample.proof(work.started.start(row)) if sample.holds else None
         seconds = time.monotonic() - began
-        found = Finding(proof, hunter.witness, hunter.above, sample.nodes, stage, seconds)
+        found = Finding(proof, hunter.witness, hunter.above, sample.nodes, stage, seconds, False)
         return sample, found
 
 

@@ -91,12 +91,13 @@ def neuron_rows(
 
 def _open(lagrangian: Lagrangian, bounds: Tightened) -> Tensor:  # (k,) int64
     """Neurons whose graph bends inside their interval."""
-    return (lagrangian.graph.cut(bounds.lo[0], bounds.hi[0]) > 0).any(0).nonzero()[:, 0]
+    return lagrangian.graph.bent(bounds.lo[0], bounds.hi[0]).nonzero()[:, 0]
 
 
 def _proposed(
     lagrangian: Lagrangian, rows: Rows, kept: Tensor | None, ascent: Ascent
 ) -> Tensor:  # (batch, n)
+    rows = lagrangian.prepared(rows)
     value, multiplier = adjoint_start(lagrangian, rows)
     if kept is not None:
         before = lagrangian.value(rows, kept)

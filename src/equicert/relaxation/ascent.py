@@ -31,6 +31,7 @@ def adjoint_start(
 
     With the bound that it gives, in plain floating point.
     """
+    rows = lagrangian.prepared(rows)
     low, high = lagrangian.graph.lines(rows.lo, rows.hi)
     driven = rows.a if rows.e is None else torch.addmm(rows.a, rows.e, lagrangian.W)
     p, moved = driven, torch.full_like(driven[:, 0], torch.inf)
@@ -98,7 +99,7 @@ class Ascent:
         if rows.e is not None:
             size = torch.maximum(size, 0.1 * rows.e.abs().amax(1))
         going = torch.arange(len(rows), device=here.device)
-        part = rows
+        part = lagrangian.prepared(rows)
         first, second = torch.zeros_like(here), torch.zeros_like(here)
         step = self.rate * size[:, None]
         for t in range(self.steps):
