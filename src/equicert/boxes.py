@@ -136,6 +136,12 @@ class Surroundings:
         object.__setattr__(box, "hi", hi)
         return box
 
+    def inner(self, rows: slice) -> Box:
+        """The boxes `Box.within`, for witnesses."""
+        x = self._x[rows]
+        eps = self._eps[rows] if self._eps.ndim == 2 else self._eps
+        return Box.within(x, eps, (self._low, self._high))
+
 
 def _around(
     x: Tensor,  # (batch, r)

@@ -31,10 +31,11 @@ from equicert.errors import (
     RowSumError,
 )
 from equicert.network import ImplicitNetwork
+from equicert.proofs import Finding
 from equicert.queries import Answer, Query, StateBox, StateProofs, check_labels
 from equicert.stored import StoredNetwork
 
-STATUSES = ("certified", "claimed", "misclassified", "unknown")
+STATUSES = ("certified", "claimed", "misclassified", "falsified", "unknown")
 # What keeps a method from deciding anything at all, in the words of a verdict.
 _UNDECIDED: dict[type[EquicertError], str] = {
     NotContractingError: "not contracting",
@@ -50,21 +51,25 @@ class Verdict:
     """What is known of one sample.
 
     Attributes:
-        status: "certified", "misclassified" (some class beats the label at x itself), both
-            rigorous; "claimed" by a method that proves nothing (`Semidefinite`); or "unknown".
+        status: "certified", "misclassified" (some class beats the label at x itself), "falsified"
+            (one does at another point of the exact box), all rigorous; "claimed" by a method that
+            proves nothing (`Semidefinite`); or "unknown".
         label: the label asked about.
         predicted: the network's label at the clean point; -1 where it could not be computed.
         margin: lower bound on the least margin over the box, rigorous unless the method's are
             claims; minus infinity if none.
-        method: the method's name.
-        reason: why it is unknown ("margin", "unconverged", "rounding", "not contracting", "not
-            monotone", "not well-posed", "row sums", "solver ..."); else "".
+        method: the method's name; of several that escalate, the one that decided.
+        reason: why it is unknown ("margin", "timeout", "tie", "memory", "unconverged", "rounding",
+            "not contracting", "not monotone", "not well-posed", "row sums", "solver ..."); else "".
         solver_status: what the solver of a claim said, "optimal" for example; "" where there was
             none, or where it was not asked since the box's centre has another class.
         deployed: where it was asked, "certified" if the label is also that of the float32 program
             `deploy(network)` for every x of the box, or "unknown"; else "".
         deployed_reason: why that is unknown ("margin", "float32 rounding", or "not certified" in
             real arithmetic); else "".
+        nodes: subproblems bounded by a method that searches.
+        above: upper bound on the least margin over the box, rigorous; infinite if none is known.
+        rival: where it is falsified, the class that beats the label; else -1.
     """
 
     status: str
@@ -76,13 +81,20 @@ class Verdict:
     solver_status: str = ""
     deployed: str = ""
     deployed_reason: str = ""
+    nodes: int = 0
+    above: float = float("inf")
+    rival: int = -1
 
     def to_json(self) -> dict[str, object]:
         """The fields, with an infinite margin as None (JSON has no infinity).
 
-        The solver's status is there only if there is one, and what is deployed if it was asked.
+        The solver's status is there only if there is one, and what is deployed if it was asked;
+        what a search found, if there was one.
         """
         fields = asdict(self)
+        for name, nothing in (("nodes", 0), ("above", float("inf")), ("rival", -1)):
+            if fields[name] == nothing:
+                del fields[name]
         if not self.solver_status:
             del fields["solver_status"]
         if not self.deployed:
@@ -94,10 +106,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Decided:
-    """The verdicts of a batch, and what proves them; None where no state box does."""
+    """The verdicts of a batch, and what proves them.
+
+    Attributes:
+        verdicts: one a sample.
+        proofs: the state boxes of what is certified; None where the method makes none.
+        findings: per sample, the other proofs and the witnesses.
+    """
 
     verdicts: list[Verdict]
     proofs: StateProofs | None
+    findings: tuple[Finding | None, ...]
 
 
 def certify(
@@ -128,7 +147,8 @@ def certify(
         method: `Interval()` (certificate (14) of [J22], default), `Lipschitz()` (13) in its derived
             form, `LipschitzRadius(bound)` (13) as printed, `SignSplit()` ([WeiK22]),
             `Spectral()`, `SpectralAtPoint()` and `SpectralLmi()` for monotone networks ([P21],
-            [R20]), or `Semidefinite()` for claims ([C21]).
+            [R20]), `Dual()`, `Tightening()`, `Complete()` and `Auto()` for piecewise-linear
+            activations, or `Semidefinite()` for claims ([C21]).
         batch_size: samples at a time; changes no verdict to a false one.
         tolerance: if given, say of each sample, too, whether it is certified as deployed: for what
             the float32 program `deploy(network, tolerance)` returns.
@@ -166,7 +186,8 @@ def decide_boxes(
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     for begin in range(0, len(x), batch_size):
         rows = slice(begin, begin + batch_size)
-        yield _decide(network, x[rows], labels[rows], boxes[rows], method, deployed)
+        inner = boxes.inner(rows) if method.hunts and isinstance(boxes, Surroundings) else None
+        yield _decide(network, x[rows], labels[rows], boxes[rows], inner, method, deployed)
 
 
 def _decide(
@@ -174,14 +195,15 @@ def _decide(
     x: Tensor,
     labels: Tensor,
     box: Box,
+    inner: Box | None,
     method: Method,
     deployed: Deployed | None,
 ) -> Decided:
-    query = Query.of_margins(box, labels, network.outputs, x)
+    query = Query.of_margins(box, labels, network.outputs, x, inner)
     held, margin = torch.zeros_like(labels, dtype=torch.bool), x.new_full((len(x),), -torch.inf)
     predicted, wrong, reasons = torch.full_like(labels, -1), held, ()
     claimed, solver = held, ("",) * len(x)
-    proofs = None
+    proofs, findings = None, (None,) * len(x)
     as_run: Answer | None = None
     try:
         point = None
@@ -191,6 +213,7 @@ def _decide(
             claimed, point = answer.claimed, answer.point
             solver = answer.solver_status or solver
             proofs = answer.proofs if method.post_fixed else None
+            findings = answer.findings or findings
             as_run = None if deployed is None else deployed.answer(answer)
         except tuple(_UNDECIDED) as error:
             why = next(why for kind, why in _UNDECIDED.items() if isinstance(error, kind))
@@ -200,7 +223,9 @@ def _decide(
         reasons = reasons or (_UNDECIDED[NotContractingError],) * len(x)
     except RoundingError:
         reasons = ("rounding",) * len(x)
-    status = _statuses(held, wrong, claimed & (predicted == labels))
+    broken = [found is not None and found.witness is not None for found in findings]
+    falsified = torch.tensor(broken, dtype=torch.bool, device=held.device)
+    status = _statuses(held, wrong, falsified, claimed & (predicted == labels))
     columns = (labels, predicted, margin)
     verdicts = [
         Verdict(word, label, found, least, method.name, why if word == "unknown" else "", said)
@@ -208,9 +233,24 @@ def _decide(
             status, *(column.tolist() for column in columns), reasons, solver, strict=True
         )
     ]
+    verdicts = [_with(verdict, found) for verdict, found in zip(verdicts, findings, strict=True)]
     if deployed is not None:
         verdicts = _deployed(verdicts, as_run)
-    return Decided(verdicts, proofs)
+    return Decided(verdicts, proofs, findings)
+
+
+def _with(verdict: Verdict, found: Finding | None) -> Verdict:
+    """The verdict with what a search found."""
+    if found is None:
+        return verdict
+    witness = found.witness if verdict.status == "falsified" else None
+    return replace(
+        verdict,
+        method=found.stage or verdict.method,
+        nodes=found.nodes,
+        above=found.above,
+        rival=-1 if witness is None else witness.rival,
+    )
 
 
 def _deployed(verdicts: list[Verdict], as_run: Answer | None) -> list[Verdict]:
@@ -285,9 +325,10 @@ def _beaten(
     return lower.gather(1, column[:, None])[:, 0] > 0
 
 
-def _statuses(held: Tensor, wrong: Tensor, claimed: Tensor) -> list[str]:
+def _statuses(held: Tensor, wrong: Tensor, falsified: Tensor, claimed: Tensor) -> list[str]:
     """A word a sample; what is proved goes before what is claimed."""
-    words = (("certified", held), ("misclassified", wrong), ("claimed", claimed))
+    words = (("certified", held), ("misclassified", wrong), ("falsified", falsified))
+    words += (("claimed", claimed),)
     return [
         next((word for word, where in words if bool(where[row])), "unknown")
         for row in range(len(held))

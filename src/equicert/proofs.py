@@ -1,18 +1,19 @@
 """Proofs that are more than one state box: chains of dual lemmas, split trees, witnesses.
 
 Derived here (`docs/soundness.md`). Given bounds `l <= r <= u` on the off-diagonal pre-activations
-`r = W_off z + U x + b` of every fixed point over a box of inputs, and z = psi(r), every multiplier
-lambda bounds a form `a^T z + d^T x` from below:
+`r = W_off z + U x + b` of every fixed point over a box of inputs, and z = psi(r), every
+multiplier lambda bounds a form `a^T z + d^T x` from below:
 
     g(lambda) = lambda^T b + sum_i min_{l_i <= r <= u_i} ( p_i psi_i(r) - lambda_i r )
                 + min_x (U^T lambda + d)^T x,      p = a + W_off^T lambda.
 
 A proof starts from a box of states, tightens l and u by such lemmas, each citing only those before
-it, and bounds each margin by a tree whose inner nodes split one [l_i, u_i] at a breakpoint of psi_i.
+it, and bounds each margin by a tree whose inner nodes split one [l_i, u_i] at a breakpoint.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -128,3 +129,22 @@ class Witness:
     rival: int
     start: Start
     above: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known of one sample besides its bounds.
+
+    Attributes:
+        proof: of the property, if it holds by more than a state box.
+        witness: against it.
+        above: float64, an upper bound on the least margin over the box; infinite if none is known.
+        nodes: subproblems that were bounded.
+        stage: the method that decided it, or the last one that tried.
+    """
+
+    proof: TreeProof | None = None
+    witness: Witness | None = None
+    above: float = math.inf
+    nodes: int = 0
+    stage: str = ""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from equicert.boxes import Box
 from equicert.errors import InputError
+from equicert.proofs import Finding
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,15 @@ class Query:
         forms: the distinct sets of forms, all with the same number of rows.
         which: (batch,) int64, the set that belongs to each sample.
         x: (batch, r) the point that each box lies about, for methods that speak of one; or None.
+        inner: boxes every float64 point of which lies in the exact boxes, which `box` encloses:
+            where witnesses are looked for; or None.
     """
 
     box: Box
     forms: tuple[Forms, ...]
     which: Tensor
     x: Tensor | None = None
+    inner: Box | None = None
 
     def __post_init__(self) -> None:
         if len({(f.rows, f.clause is None) for f in self.forms}) > 1:
@@ -103,6 +107,12 @@ class Query:
                 f" {tuple(self.x.shape)}"
             )
 
+    def __getitem__(self, rows: Tensor) -> Query:
+        """The same question about some boxes (an index tensor)."""
+        x = None if self.x is None else self.x[rows]
+        inner = None if self.inner is None else self.inner[rows]
+        return Query(self.box[rows], self.forms, self.which[rows], x, inner)
+
     @classmethod
     def of_margins(
         cls,
@@ -110,6 +120,7 @@ class Query:
         labels: Tensor,  # (batch,) int64
         outputs: int,
         x: Tensor | None = None,  # (batch, r)
+        inner: Box | None = None,
     ) -> Query:
         """The margins of each sample's label against every other class.
 
@@ -121,7 +132,7 @@ class Query:
             raise InputError("a network with one output has no label margins; use reach")
         present, which = torch.unique(labels, return_inverse=True)
         forms = (Forms.margins(int(y), outputs, box.lo.device) for y in present)
-        return cls(box, tuple(forms), which, x)
+        return cls(box, tuple(forms), which, x, inner)
 
     @classmethod
     def of_outputs(cls, box: Box, outputs: int) -> Query:
@@ -195,6 +206,7 @@ class Answer:
         lower: (batch, k) float64; minus infinity where nothing is proved.
         state: the proof.
         point: a box about z*(x), x the query's, where the method made one on its way.
+        findings: per sample, further proofs and witnesses, or None.
         solver_status: per sample, what a floating-point solver said of its bounds ("" where it was
             not asked): they are claims, and nothing `holds`. None: the bounds are rigorous.
     """
@@ -204,6 +216,7 @@ class Answer:
     state: StateBox
     point: StateBox | None = None
     solver_status: tuple[str, ...] | None = None
+    findings: tuple[Finding | None, ...] | None = None
 
     @cached_property
     def margin(self) -> Tensor:  # (batch,)
@@ -238,8 +251,12 @@ class Answer:
 
     @property
     def proofs(self) -> StateProofs:
-        """What a method that is `post_fixed` proves the property by, where it holds."""
-        rows = self.holds.nonzero()[:, 0]
+        """What a method that is `post_fixed` proves the property by, where no tree does."""
+        trees = [found is not None and found.proof is not None for found in self.findings or ()]
+        held = self.holds
+        if any(trees):
+            held = held & ~torch.tensor(trees, device=held.device)
+        rows = held.nonzero()[:, 0]
         return StateProofs(rows, self.state.lo[rows], self.state.hi[rows], self.lower[rows])
 
     @property

@@ -28,6 +28,9 @@ class Method(ABC):
     post_fixed: bool = False  # True: what is certified follows from a state box over the query's
     # box that passed the post-fixed-point test, and so can be written down as a certificate
 
+    hunts: bool = False  # True: it looks for witnesses in the query's inner boxes, too
+    together: int = 1000  # samples a batch, at most: what is lost when a run is killed
+
     @abstractmethod
     def answer(self, network: StoredNetwork, query: Query) -> Answer:
         """Lower bounds on every form of the query, rigorous if the method `proves`.

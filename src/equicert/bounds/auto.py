@@ -1,0 +1,87 @@
+"""One method after the other, each sample leaving at the first that decides it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+from equicert.bounds.base import Method
+from equicert.bounds.complete import Complete
+from equicert.bounds.lipschitz import Lipschitz
+from equicert.contraction import Contraction
+from equicert.errors import NotConvergedError
+from equicert.proofs import Finding
+from equicert.queries import Answer, Query, StateBox
+from equicert.stored import StoredNetwork
+
+
+@final
+@dataclass(frozen=True)
+class Auto(Method):
+    """Lipschitz, interval, dual, tightening, complete, in that order.
+
+    The Lipschitz certificate is for contracting networks only. The interval box is what the dual
+    bound starts from, so `Complete` goes through all that follow.
+
+    Attributes:
+        timeout, total: as of `Complete`.
+
+    Raises:
+        InputError: as `Complete`.
+    """
+
+    timeout: float | None = 60.0
+    total: float | None = None
+    name = "auto"
+    post_fixed = True
+    hunts = True
+    together = Complete.together
+
+    def __post_init__(self) -> None:
+        Complete(self.timeout, self.total)  # which refuses what is no time
+
+    @torch.no_grad()
+    def answer(self, network: StoredNetwork, query: Query) -> Answer:
+        began = time.monotonic()
+        first = _by_lipschitz(network, query)
+        if first is None:
+            return Complete(self.timeout, self.total).answer(network, query)
+        left = (~first.holds).nonzero()[:, 0]
+        if not len(left):
+            return first
+        total = None if self.total is None else max(1e-3, self.total - time.monotonic() + began)
+        rest = Complete(self.timeout, total).answer(network, query[left])
+        return _merged(first, left, rest)
+
+
+def _by_lipschitz(network: StoredNetwork, query: Query) -> Answer | None:
+    """What (13) says; None if it does not apply."""
+    if not isinstance(network.well_posed, Contraction):
+        return None
+    try:
+        answer = Lipschitz().answer(network, query)
+    except NotConvergedError:  # no bound passed its rounded test
+        return None
+    findings = (Finding(stage="lipschitz"),) * len(answer.lower)
+    return replace(answer, findings=findings, point=None)
+
+
+def _merged(first: Answer, rows: Tensor, rest: Answer) -> Answer:
+    """The answers of the first, but those of the rest for its rows."""
+    findings, reasons = list(first.findings or ()), list(first.state.reason)
+    for row, found, reason in zip(
+        rows.tolist(), rest.findings or (), rest.state.reason, strict=True
+    ):
+        findings[row], reasons[row] = found, reason
+    state = StateBox(
+        first.state.lo.index_copy(0, rows, rest.state.lo),
+        first.state.hi.index_copy(0, rows, rest.state.hi),
+        first.state.proved.index_copy(0, rows, rest.state.proved),
+        tuple(reasons),
+    )
+    lower = first.lower.index_copy(0, rows, rest.lower)
+    return Answer(first.query, lower, state, findings=tuple(findings))

@@ -1,0 +1,299 @@
+"""Branch and bound over the breakpoints of psi, for all clauses of one sample together.
+
+A node is a clause and an interval of r_i for each neuron. Its bound is the dual bound, ascended
+from its parent's multiplier; it is closed by a rigorous positive bound. Otherwise one neuron's
+interval is cut at a breakpoint, and the two parts together are the whole. Nodes are taken lowest
+bound first and bounded hundreds at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from equicert.bounds.lemmas import proved_multiplier
+from equicert.proofs import Leaf, Split, Step
+from equicert.relaxation import Ascent, Lagrangian, Objectives, Rows, adjoint_start
+from equicert.rounding import down
+
+_SLOW, _FAST = 1.0, 0.25  # seconds a step: beyond, fewer nodes at a time; below, more
+_FEWEST, _MOST = 16, 512  # nodes split at a time
+_BYTES = 2**29  # of open nodes, and of what is kept of closed ones
+LONG = Ascent(200)  # of nodes that cannot be split
+_HUNT = 8  # points handed to the falsifier in a step
+
+
+@dataclass(frozen=True)
+class Task:
+    """One sample's question.
+
+    Attributes:
+        lagrangian: of the network.
+        objectives: the forms, k of them.
+        clause: (k,) int64, the clause of each.
+        centre, half: (1, r) its box of inputs.
+    """
+
+    lagrangian: Lagrangian
+    objectives: Objectives
+    clause: Tensor
+    centre: Tensor
+    half: Tensor
+
+    def rows(
+        self,
+        form: Tensor,  # (batch,) int64
+        lo: Tensor,  # (batch, n) or (1, n)
+        hi: Tensor,
+    ) -> Rows:
+        """These forms over these bounds on r."""
+        chosen = self.objectives
+        return Rows(chosen.a[form], None, chosen.error[form], lo, hi, self.centre, self.half)
+
+
+@dataclass
+class Nodes:
+    """Open nodes, as columns.
+
+    Attributes:
+        lo, hi: (k, n) bounds on r.
+        multiplier: (k, n) the best found.
+        value: (k,) its bound, in plain floating point.
+        form: (k,) int64, the form that is bounded.
+        name: (k,) int64.
+    """
+
+    lo: Tensor
+    hi: Tensor
+    multiplier: Tensor
+    value: Tensor
+    form: Tensor
+    name: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Nodes:
+        return Nodes(*(column[rows] for column in self.columns()))
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def columns(self) -> tuple[Tensor, ...]:
+        """All columns, in the order of the attributes."""
+        return self.lo, self.hi, self.multiplier, self.value, self.form, self.name
+
+    @classmethod
+    def joined(cls, *parts: Nodes) -> Nodes:
+        """The nodes of all parts."""
+        return cls(
+            *(torch.cat(column) for column in zip(*(p.columns() for p in parts), strict=True))
+        )
+
+
+# Given points (k, r) and the forms (k,) that seem to fail there: whether one of them is a witness.
+Hunt = Callable[[Tensor, Tensor], bool]
+# Given a node without breakpoints inside: a multiplier (n,) that should close it, or None, and
+# whether a witness was found.
+Settle = Callable[[Nodes], tuple[Tensor | None, bool]]
+
+
+@dataclass
+class Search:
+    """Branch and bound on a task.
+
+    Attributes:
+        task: the question.
+        open: the nodes that are left; at first the roots, named 0, 1, ... in their order.
+        hunt, settle: see their types.
+        ascent: of each child.
+        looked: nodes bounded so far.
+        reason: why it stopped: "timeout", "memory", "tie", or "" if every node is closed.
+        witnessed: whether it stopped at a witness.
+        roots: the name of the root of each form.
+        tree: what became of each node by its name: a split and its children's names, or a leaf.
+        stuck: nodes that nothing could decide.
+        closed: form and rigorous bound of each leaf.
+    """
+
+    task: Task
+    open: Nodes
+    hunt: Hunt
+    settle: Settle
+    ascent: Ascent
+    looked: int = 0
+    reason: str = ""
+    witnessed: bool = False
+    roots: dict[int, int] = field(default_factory=dict)  # form -> name
+    tree: dict[int, Step | tuple[Split, int, int]] = field(default_factory=dict)
+    stuck: list[Nodes] = field(default_factory=list)
+    closed: list[tuple[int, float]] = field(default_factory=list)  # form, bound
+    _names: int = 0
+    _batch: int = _FEWEST
+
+    def run(self, deadline: float) -> None:
+        """Close every node, find a witness, or stop with a reason."""
+        roots, steps = self.open, 0
+        self._names = len(roots)
+        self.roots = dict(zip(roots.form.tolist(), roots.name.tolist(), strict=True))
+        n = roots.lo.shape[1]
+        while len(self.open):
+            if time.monotonic() >= deadline:
+                self.reason = "timeout"
+                return
+            if self._kept() * n * 8 > _BYTES:
+                self.reason = "memory"
+                return
+            began = time.monotonic()
+            chosen = self._take()
+            if steps & (steps - 1) == 0:  # ever more rarely
+                worst = chosen[chosen.value.argsort()[:_HUNT]]
+                self.witnessed = self.hunt(self._minimisers(worst), worst.form)
+            if not self.witnessed:
+                self._expand(chosen, deadline)
+            else:
+                self._add(chosen, torch.zeros_like(chosen.form, dtype=torch.bool))
+            if self.witnessed:
+                return
+            self._pace(time.monotonic() - began)
+            steps += 1
+        self.reason = "tie" if self.stuck else ""
+
+    def account(
+        self,
+        lower: Tensor,  # (k,) overwritten
+    ) -> None:
+        """What branching proves of each form: the least bound of its leaves and open nodes."""
+        least = torch.full_like(lower, torch.inf)
+        for form, bound in self.closed:
+            least[form] = min(float(least[form]), bound)
+        constant = self.task.objectives.constant
+        for nodes in (self.open, *self.stuck):
+            for part in torch.arange(len(nodes)).split(_MOST):
+                some = nodes[part.to(nodes.value.device)]
+                rows = self.task.rows(some.form, some.lo, some.hi)
+                bound = self.task.lagrangian.below(rows, some.multiplier)
+                bound = down(bound + constant[some.form]).nan_to_num(-torch.inf)
+                least.scatter_reduce_(0, some.form, bound, "amin")
+        for form in self.roots:
+            lower[form] = torch.maximum(lower[form], least[form])
+
+    def _kept(self) -> int:
+        """Vectors of length n that are held."""
+        return 3 * len(self.open) + len(self.tree)
+
+    def _pace(self, seconds: float) -> None:
+        if seconds > _SLOW:
+            self._batch = max(_FEWEST, self._batch // 2)
+        elif seconds < _FAST:
+            self._batch = min(_MOST, self._batch * 2)
+
+    def _take(self) -> Nodes:
+        """The nodes of least bound; of greatest, those nearest to closing, when memory is short."""
+        full = self._kept() * self.open.lo.shape[1] * 8 > _BYTES // 2
+        order = self.open.value.argsort(descending=full)
+        chosen, self.open = self.open[order[: self._batch]], self.open[order[self._batch :]]
+        return chosen
+
+    def _minimisers(self, nodes: Nodes) -> Tensor:  # (k, r)
+        rows = self.task.rows(nodes.form, nodes.lo, nodes.hi)
+        return self.task.lagrangian.ascend(rows, nodes.multiplier)[2]
+
+    def _expand(self, nodes: Nodes, deadline: float) -> None:
+        neuron, which, splittable = self._branching(nodes)
+        self._settle_all(nodes[(~splittable).nonzero()[:, 0]], deadline)
+        rows = splittable.nonzero()[:, 0]
+        if len(rows) and not self.witnessed:
+            children = self._children(nodes[rows], neuron[rows], which[rows])
+            self.looked += len(children)
+            self._add(children, self._closed(children, self.ascent))
+
+    def _settle_all(self, nodes: Nodes, deadline: float) -> None:
+        """Decide nodes that cannot be split: a longer ascent, then one programme each."""
+        if not len(nodes):
+            return
+        left = nodes[(~self._closed(nodes, LONG)).nonzero()[:, 0]]
+        for row in range(len(left)):
+            one = left[torch.tensor([row], device=left.value.device)]
+            if self.witnessed or time.monotonic() >= deadline:
+                self._add(one, torch.zeros_like(one.form, dtype=torch.bool))
+            else:
+                self._settled(one)
+
+    def _branching(self, nodes: Nodes) -> tuple[Tensor, Tensor, Tensor]:  # (k,) each
+        """The neuron and breakpoint of the largest relaxation gap, and whether there is one."""
+        lagrangian = self.task.lagrangian
+        p = torch.addmm(self.task.objectives.a[nodes.form], nodes.multiplier, lagrangian.W)
+        gap = lagrangian.graph.cut(nodes.lo, nodes.hi)  # (breakpoints, k, n)
+        if not len(gap):
+            nothing = torch.zeros_like(nodes.form)
+            return nothing, nothing, nothing.bool()
+        n = nodes.lo.shape[1]
+        # Where p vanishes, the gap itself: a node may have to be split before it can be settled.
+        score = (gap * (p.abs() + 1e-12)).permute(1, 0, 2).reshape(len(nodes), -1)
+        best, at = score.max(1)
+        return at % n, at // n, best > 0
+
+    def _children(self, nodes: Nodes, neuron: Tensor, which: Tensor) -> Nodes:
+        low, high = self.task.lagrangian.graph.knot_bounds
+        k, each = len(nodes), torch.arange(len(nodes), device=neuron.device)
+        names = self._names + torch.arange(2 * k, device=neuron.device)
+        self._names += 2 * k
+        for row, (name, i, j) in enumerate(
+            zip(nodes.name.tolist(), neuron.tolist(), which.tolist(), strict=True)
+        ):
+            first = int(names[row])
+            self.tree[name] = (Split(i, j), first, first + k)
+        below_hi, above_lo = nodes.hi.clone(), nodes.lo.clone()
+        below_hi[each, neuron], above_lo[each, neuron] = high[which, neuron], low[which, neuron]
+        twice = nodes[torch.cat([each, each])]
+        lo, hi = torch.cat([nodes.lo, above_lo]), torch.cat([below_hi, nodes.hi])
+        return Nodes(lo, hi, twice.multiplier, twice.value, twice.form, names)
+
+    def _closed(self, nodes: Nodes, ascent: Ascent) -> Tensor:  # (k,) bool
+        """Bound the nodes from their parents' multipliers or afresh; which are closed by that."""
+        lagrangian, constant = self.task.lagrangian, self.task.objectives.constant
+        rows = self.task.rows(nodes.form, nodes.lo, nodes.hi)
+        needed = -constant[nodes.form]
+        value, multiplier = adjoint_start(lagrangian, rows)
+        before = lagrangian.value(rows, nodes.multiplier)
+        better = ~(value > before)
+        value = torch.where(better, before, value)
+        multiplier = torch.where(better[:, None], nodes.multiplier, multiplier)
+        value, multiplier, _ = ascent.run(lagrangian, rows, (value, multiplier), needed)
+        nodes.value, nodes.multiplier = value - needed, multiplier
+        closed = torch.zeros_like(needed, dtype=torch.bool)
+        some = (nodes.value > 0).nonzero()[:, 0]
+        if len(some):
+            bound, exact = proved_multiplier(lagrangian, rows[some], multiplier[some], needed[some])
+            bound = down(bound - needed[some])
+            closed[some] = bound > 0
+            self._leaves(nodes[some], bound, exact)
+        return closed
+
+    def _add(self, nodes: Nodes, closed: Tensor) -> None:
+        self.open = Nodes.joined(self.open, nodes[(~closed).nonzero()[:, 0]])
+
+    def _leaves(self, nodes: Nodes, bound: Tensor, multiplier: Tensor) -> None:
+        """Write down the leaves whose bounds are positive."""
+        for row in (bound > 0).nonzero()[:, 0].tolist():
+            self.tree[int(nodes.name[row])] = Leaf(multiplier[row].cpu().numpy(), False)
+            self.closed.append((int(nodes.form[row]), float(bound[row])))
+
+    def _settled(self, node: Nodes) -> None:
+        """Decide a node that cannot be split."""
+        multiplier, self.witnessed = self.settle(node)
+        if self.witnessed:
+            return
+        if multiplier is not None:
+            rows = self.task.rows(node.form, node.lo, node.hi)
+            constant = self.task.objectives.constant[node.form]
+            bound, exact = proved_multiplier(
+                self.task.lagrangian, rows, multiplier[None], -constant
+            )
+            node.value, node.multiplier = down(bound + constant), exact
+            if bool(node.value > 0):
+                self._leaves(node, node.value, exact)
+                return
+        self.stuck.append(node)

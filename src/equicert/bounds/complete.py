@@ -1,0 +1,144 @@
+"""Complete verification: every sample certified, falsified, or said why not.
+
+All samples together get the bounds to start from (`bounds.starts`), the dual bound of every form,
+and a search for witnesses. Each that is left open gets lemmas that tighten its bounds on r, and
+then branch and bound, with witnesses looked for inside.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+
+from equicert.bounds.base import Method, check_forms
+from equicert.bounds.branching import Task
+from equicert.bounds.dual import Dual
+from equicert.bounds.hunting import Hunter, first_witnesses
+from equicert.bounds.interval import check_width
+from equicert.bounds.sample import Sample
+from equicert.bounds.starts import Started, begin
+from equicert.errors import InputError
+from equicert.proofs import Finding
+from equicert.queries import Answer, Query
+from equicert.relaxation import Lagrangian, Objectives
+from equicert.rounding import centre_radius
+from equicert.stored import StoredNetwork
+
+ROUNDS = 8  # of tightening, at most
+
+
+@dataclass(frozen=True)
+class Searching(Method):
+    """The dual bound of all samples, then one sample after the other.
+
+    Attributes:
+        timeout: seconds a sample, or None for as long as it takes. What all samples share, the
+            bounds to start from and the first search for witnesses, is not counted.
+        total: seconds for each call of `answer`, or None; what is left is `unknown`, "timeout".
+
+    Raises:
+        InputError: a time that is not positive.
+    """
+
+    timeout: float | None = 60.0
+    total: float | None = None
+
+    post_fixed = True
+    together = 100
+    branches = False
+
+    def __post_init__(self) -> None:
+        for name in ("timeout", "total"):
+            seconds = getattr(self, name)
+            if seconds is not None and not seconds > 0:
+                raise InputError(f"{name} must be a positive number of seconds, got {seconds!r}")
+
+    @torch.no_grad()
+    def answer(self, network: StoredNetwork, query: Query) -> Answer:
+        began = time.monotonic()
+        check_width(network, query.box)
+        check_forms(network, query)
+        started = begin(network, query.box)
+        answer = Dual().over(network, query, started)
+        findings = [found or Finding(stage="interval") for found in answer.findings or ()]
+        left = (started.state.proved & ~answer.holds).nonzero()[:, 0]
+        if query.inner is not None and self.hunts and len(left):
+            for row, found in first_witnesses(network, query, query.inner, left).items():
+                findings[row] = found
+        lower, reasons = answer.lower.clone(), list(answer.state.reason)
+        end = math.inf if self.total is None else began + self.total
+        work = _Work(network, query, started)
+        for row in left.tolist():
+            if findings[row].witness is None:
+                sample, findings[row] = self._decide(work, row, findings[row].above, end)
+                lower[row] = torch.maximum(lower[row], sample.lower)
+                reasons[row] = sample.reason
+        state = replace(started.state, reason=tuple(reasons))
+        return Answer(query, lower, state, findings=tuple(findings))
+
+    def _decide(self, work: _Work, row: int, above: float, end: float) -> tuple[Sample, Finding]:
+        deadline = min(end, time.monotonic() + (self.timeout or math.inf))
+        sample, hunter = work.sample(row), work.hunter(row, above)
+        stage = "tightening"
+        if time.monotonic() >= deadline:
+            sample.reason = "timeout"
+        else:
+            sample.bound()
+            sample.tighten(ROUNDS, deadline)
+        if self.branches and not (sample.holds or sample.reason):
+            stage = "complete"
+            sample.branch(hunter, deadline)
+        proof = sample.proof(work.started.start(row)) if sample.holds else None
+        found = Finding(proof, hunter.witness, hunter.above, sample.nodes, stage)
+        return sample, found
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the samples of one answer share."""
+
+    network: StoredNetwork
+    query: Query
+    started: Started
+
+    def __post_init__(self) -> None:
+        objectives = [Objectives.of(self.network, forms) for forms in self.query.forms]
+        object.__setattr__(self, "_objectives", objectives)
+        object.__setattr__(self, "_lagrangian", Lagrangian.of(self.network))
+
+    def sample(self, row: int) -> Sample:
+        """The sample, with the bounds that it starts from."""
+        query, which = self.query, int(self.query.which[row])
+        clause = query.forms[which].clause
+        if clause is None:
+            raise InputError("this query asked for bounds and has no clauses to decide")
+        centre, half = centre_radius(query.box.lo[row, None], query.box.hi[row, None])
+        task = Task(self._lagrangian, self._objectives[which], clause, centre, half)  # type: ignore[attr-defined]
+        return Sample.of(task, self.started.lo[row, None], self.started.hi[row, None])
+
+    def hunter(self, row: int, above: float) -> Hunter:
+        """What judges points that the search comes by."""
+        query = self.query[torch.tensor([row], device=self.query.which.device)]
+        return Hunter(self.network, query, query.inner, above)
+
+
+@final
+@dataclass(frozen=True)
+class Complete(Searching):
+    """Branch and bound on the dual bound; see this module."""
+
+    name = "complete"
+    branches = True
+    hunts = True
+
+
+@final
+@dataclass(frozen=True)
+class Tightening(Searching):
+    """The dual bound over bounds on r that lemmas have tightened; no branching, no witnesses."""
+
+    name = "tightening"

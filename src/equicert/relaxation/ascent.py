@@ -1,0 +1,150 @@
+"""Maximising the dual bound: the adjoint network's solution, then Adam on lambda.
+
+A good start solves `p = a + W_off^T (h(p) + e)`, h_i of the slope that [Z18] would choose over
+[l_i, u_i] for the sign of p_i: the adjoint of the network's own relaxation. Whatever comes out is a
+proposal; its bound is computed from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from equicert.relaxation.lagrangian import Lagrangian, Rows
+
+_PICARD = 12  # steps towards the adjoint solution before a direct solve is tried
+_CONVERGED = 1e-3  # of the largest |p|
+_DIRECT_STATES = 256  # largest n for which the adjoint system is factorised
+_MOMENTS = 0.8, 0.95  # of Adam: short, for short ascents
+_DECAY = 0.02  # of the step size from the first step to the last
+_CHECKED = 4  # steps between looks at which rows are done
+
+
+def adjoint_start(
+    lagrangian: Lagrangian,
+    rows: Rows,
+) -> tuple[Tensor, Tensor]:  # (batch,), (batch, n)
+    """lambda = h(p) at the adjoint solution, or 0 in the rows where that gives the better bound.
+
+    With the bound that it gives, in plain floating point.
+    """
+    low, high = lagrangian.graph.lines(rows.lo, rows.hi)
+    driven = rows.a if rows.e is None else torch.addmm(rows.a, rows.e, lagrangian.W)
+    p, moved = driven, torch.full_like(driven[:, 0], torch.inf)
+    slope = low
+    for _ in range(_PICARD):
+        slope = torch.where(p > 0, low, high)
+        following = torch.addmm(driven, slope * p, lagrangian.W)
+        moved = (following - p).abs().amax(1)
+        p = following
+    stuck = ~(moved <= _CONVERGED * p.abs().amax(1))
+    if bool(stuck.any()) and len(lagrangian.b) <= _DIRECT_STATES:
+        p[stuck] = _solved(lagrangian, driven[stuck], _some(low, stuck), _some(high, stuck))
+    multiplier = torch.where(p > 0, low, high) * p
+    zero = torch.zeros_like(multiplier)
+    value, at_zero = lagrangian.value(rows, multiplier), lagrangian.value(rows, zero)
+    better = value > at_zero  # false where NaN
+    return torch.where(better, value, at_zero), torch.where(better[:, None], multiplier, zero)
+
+
+def _some(part: Tensor, rows: Tensor) -> Tensor:
+    return part if len(part) == 1 else part[rows]
+
+
+def _solved(
+    lagrangian: Lagrangian,
+    driven: Tensor,  # (batch, n)
+    low: Tensor,  # (batch, n) or (1, n)
+    high: Tensor,
+) -> Tensor:  # (batch, n)
+    """p by linear solves, the signs taken from the one before; p = driven to begin with."""
+    p = driven
+    identity = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
+    for _ in range(3):
+        slope = torch.where(p > 0, low, high)
+        system = identity - lagrangian.W.mT * slope[:, None, :]
+        p = torch.linalg.solve_ex(system, driven[:, :, None])[0][:, :, 0]
+    return p.nan_to_num(0.0, 0.0, 0.0)
+
+
+@final
+@dataclass(frozen=True)
+class Ascent:
+    """Adam with a geometrically decaying step, the best multiplier kept.
+
+    Attributes:
+        steps: their number.
+        rate: the first step, relative to the largest entry of the start (or of the form).
+    """
+
+    steps: int = 20
+    rate: float = 0.03
+
+    def run(
+        self,
+        lagrangian: Lagrangian,
+        rows: Rows,
+        start: tuple[Tensor, Tensor],  # (batch,), (batch, n): a multiplier and its bound
+        enough: Tensor | None = None,  # (batch,) or (): rows above it stop
+    ) -> tuple[Tensor, Tensor, Tensor]:  # (batch,), (batch, n), (batch, r)
+        """The best bound found, its multiplier, and inputs that minimise near there."""
+        best, here = start[0].clone(), start[1].clone()
+        multiplier = here.clone()
+        inputs = rows.centre.expand(len(rows), -1).clone()
+        size = torch.maximum(here.abs().amax(1), 0.1 * rows.a.abs().amax(1))
+        if rows.e is not None:
+            size = torch.maximum(size, 0.1 * rows.e.abs().amax(1))
+        going = torch.arange(len(rows), device=here.device)
+        part = rows
+        first, second = torch.zeros_like(here), torch.zeros_like(here)
+        step = self.rate * size[:, None]
+        for t in range(self.steps):
+            if enough is not None and t % _CHECKED == 0:
+                limit = enough if enough.ndim == 0 else enough[going]
+                kept = ~(best[going] > limit)
+                if not bool(kept.any()):
+                    break
+                if not bool(kept.all()):
+                    going, here, first, second = (v[kept] for v in (going, here, first, second))
+                    part, step = part[kept.nonzero()[:, 0]], step[kept]
+            value, slope, x = lagrangian.ascend(part, here)
+            better = value >= best[going]  # the start itself, to begin with
+            improved = going[better]
+            best[improved], multiplier[improved] = value[better], here[better]
+            inputs[improved] = x[better]
+            here, first, second = _adam(here, slope, first, second, step, t, self.steps)
+        return best, multiplier, inputs
+
+
+def _adam(
+    here: Tensor,
+    slope: Tensor,
+    first: Tensor,
+    second: Tensor,
+    step: Tensor,  # (batch, 1)
+    t: int,
+    steps: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    one, two = _MOMENTS
+    first = torch.lerp(slope, first, one)
+    second = torch.lerp(slope.square(), second, two)
+    shrunk = _DECAY ** ((t + 1) / steps)
+    scale = ((second / (1 - two ** (t + 1))).sqrt_()).add_(1e-12)
+    here = here + step * shrunk * (first / (1 - one ** (t + 1))) / scale
+    return here, first, second
+
+
+def rounded(
+    multiplier: Tensor,  # (batch, n)
+    bits: int,
+) -> Tensor:  # (batch, n)
+    """Multiples of a power of two in each row, at most `bits` bits and a sign each."""
+    largest = multiplier.abs().amax(1, keepdim=True)
+    _, exponent = torch.frexp(largest)
+    scale = torch.ldexp(torch.ones_like(largest), bits - exponent)
+    kept = torch.isfinite(scale) & (largest > 0)
+    scaled = torch.round(multiplier * torch.where(kept, scale, 1)).clamp_(1 - 2**bits, 2**bits - 1)
+    return torch.where(kept, scaled / torch.where(kept, scale, 1), torch.zeros_like(multiplier))
