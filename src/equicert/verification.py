@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
@@ -19,23 +18,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equicert.bounds import Interval
+from equicert.bounds import Complete, Dual
 from equicert.boxes import Box
 from equicert.compressed import plain_suffix
 from equicert.conjunctions import with_combinations
 from equicert.exact_outputs import ExactOutputs
-from equicert.falsifier import Search
 from equicert.models import load_model
 from equicert.onnx_models import OnnxNetwork, load_onnx
 from equicert.properties import Case, Property, forms_of, held
-from equicert.queries import Answer, Query
+from equicert.queries import Query
 from equicert.stored import StoredNetwork
 from equicert.targets import Targets
-from equicert.witnesses import falsify, upper_bounds
+from equicert.witnesses import upper_bounds
 
-# The second one only where the first one finds nothing.
 _SAMPLES = 100  # of corners, and of other points, for `conjunctions`
-_SEARCHES = (Search(), Search(steps=40, clauses=5, restarts=4))
+_TIMEOUT = "timeout"
 
 
 class Result(Enum):
@@ -115,20 +112,49 @@ def verify(
     deadline = time.monotonic() + seconds
     prop.check(network)
     judge = _Judge(network, scale)
-    open_ = ""
-    for case in prop.times(scale).cases:
-        query = _query(network, case)
-        answer = _bounds(network, query)
-        if bool(answer.holds.all()):
+    cases = prop.times(scale).cases
+    open_: list[str] = []
+    for number, case in enumerate(cases):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            open_.append(_TIMEOUT)
+            break
+        found = _decide(network, case, left / (len(cases) - number))
+        if found.holds:
             continue
-        for x in _candidates(network, case, query, deadline):
-            counterexample = judge(case, x)
-            if counterexample is not None:
-                return Verification(Result.SAT, "", counterexample)
-        if time.monotonic() >= deadline:
-            return Verification(Result.TIMEOUT, f"timeout after {seconds:g} s")
-        open_ = open_ or answer.reasons[0]
-    return Verification(Result.UNKNOWN if open_ else Result.UNSAT, open_)
+        counterexample = None if found.point is None else judge(case, found.point)
+        if counterexample is not None:
+            return Verification(Result.SAT, "", counterexample)
+        open_.append(found.reason)
+    if not open_:
+        return Verification(Result.UNSAT)
+    if _TIMEOUT in open_:
+        return Verification(Result.TIMEOUT, f"not decided in {seconds:g} s")
+    return Verification(Result.UNKNOWN, open_[0])
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """What the verifier says of a case.
+
+    Attributes:
+        holds: whether it is proved.
+        point: (r,) float64, the most promising counterexample, or None.
+        reason: where it does not hold, why it stopped.
+    """
+
+    holds: bool
+    point: Tensor | None
+    reason: str
+
+
+def _decide(network: StoredNetwork, case: Case, seconds: float) -> _Decided:
+    """The one place that chooses the method."""
+    total = None if math.isinf(seconds) else seconds
+    answer = Complete(timeout=None, total=total).answer(network, _query(network, case))
+    [finding] = answer.findings or (None,)
+    point = None if finding is None or finding.point is None else torch.from_numpy(finding.point)
+    return _Decided(bool(answer.holds.all()), point, answer.reasons[0])
 
 
 def _query(network: StoredNetwork, case: Case) -> Query:
@@ -154,23 +180,9 @@ def _samples(network: StoredNetwork, box: Box) -> NDArray[np.float64]:  # (s, q)
 
 def _sizes(network: StoredNetwork, box: Box) -> list[float]:
     """Proved bounds on |y| over the box; infinite where there are none."""
-    lower = _bounds(network, Query.of_outputs(box, network.outputs)).lower[0]
+    lower = Dual().answer(network, Query.of_outputs(box, network.outputs)).lower[0]
     lo, above = lower.chunk(2)  # of y and of -y
     return (-torch.minimum(lo, above)).clamp(min=0).tolist()
-
-
-def _bounds(network: StoredNetwork, query: Query) -> Answer:
-    """What proves: the one place that chooses the method."""
-    return Interval().answer(network, query)
-
-
-def _candidates(
-    network: StoredNetwork, case: Case, query: Query, deadline: float
-) -> Iterator[Tensor]:  # (r,) each
-    """Points of the box that may be counterexamples."""
-    for search in _SEARCHES:
-        if time.monotonic() < deadline:
-            yield falsify(network, query, case.within(), search=search).bounds.x[0]
 
 
 class _Judge:
