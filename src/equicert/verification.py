@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
@@ -23,15 +24,17 @@ from equicert.boxes import Box
 from equicert.compressed import plain_suffix
 from equicert.conjunctions import with_combinations
 from equicert.exact_outputs import ExactOutputs
+from equicert.falsifier import Search
 from equicert.models import load_model
 from equicert.onnx_models import OnnxNetwork, load_onnx
 from equicert.properties import Case, Property, forms_of, held
 from equicert.queries import Query
 from equicert.stored import StoredNetwork
 from equicert.targets import Targets
-from equicert.witnesses import upper_bounds
+from equicert.witnesses import falsify, upper_bounds
 
 _SAMPLES = 100  # of corners, and of other points, for `conjunctions`
+_THOROUGH = Search(steps=30, clauses=5, restarts=4)
 _TIMEOUT = "timeout"
 
 
@@ -119,13 +122,12 @@ def verify(
         if left <= 0:
             open_.append(_TIMEOUT)
             break
-        found = _decide(network, case, left / (len(cases) - number))
-        if found.holds:
-            continue
-        counterexample = None if found.point is None else judge(case, found.point)
-        if counterexample is not None:
-            return Verification(Result.SAT, "", counterexample)
-        open_.append(found.reason)
+        for found in _attempts(network, case, left / (len(cases) - number)):
+            counterexample = None if found.point is None else judge(case, found.point)
+            if counterexample is not None:
+                return Verification(Result.SAT, "", counterexample)
+            if found.reason:
+                open_.append(found.reason)
     if not open_:
         return Verification(Result.UNSAT)
     if _TIMEOUT in open_:
@@ -134,27 +136,35 @@ def verify(
 
 
 @dataclass(frozen=True)
-class _Decided:
-    """What the verifier says of a case.
+class _Attempt:
+    """What a method says of a case.
 
     Attributes:
-        holds: whether it is proved.
         point: (r,) float64, the most promising counterexample, or None.
-        reason: where it does not hold, why it stopped.
+        reason: "" where the property is proved, else why not; None of a search, which cannot.
     """
 
-    holds: bool
     point: Tensor | None
-    reason: str
+    reason: str | None
 
 
-def _decide(network: StoredNetwork, case: Case, seconds: float) -> _Decided:
-    """The one place that chooses the method."""
-    total = None if math.isinf(seconds) else seconds
-    answer = Complete(timeout=None, total=total).answer(network, _query(network, case))
+def _attempts(network: StoredNetwork, case: Case, seconds: float) -> Iterator[_Attempt]:
+    """The one place that chooses methods: they decide the case within the time, or say why not."""
+    deadline = time.monotonic() + seconds
+    query = _query(network, case)
+    if any(len(clause) > 1 for clause in case.clauses):
+        # The verifier's own search follows one form of a conjunction at a time.
+        found = falsify(network, query, case.within(), search=_THOROUGH)
+        yield _Attempt(found.bounds.x[0], None)
+    left = deadline - time.monotonic()
+    if left <= 0:
+        yield _Attempt(None, _TIMEOUT)
+        return
+    total = None if math.isinf(left) else left
+    answer = Complete(timeout=None, total=total).answer(network, query)
     [finding] = answer.findings or (None,)
     point = None if finding is None or finding.point is None else torch.from_numpy(finding.point)
-    return _Decided(bool(answer.holds.all()), point, answer.reasons[0])
+    yield _Attempt(point, "" if bool(answer.holds.all()) else answer.reasons[0])
 
 
 def _query(network: StoredNetwork, case: Case) -> Query:
