@@ -29,12 +29,13 @@ from benchmarks.markdown import count, number, seconds, table
 from benchmarks.subjects import EPS
 from benchmarks.verdicts import plain
 from equicert.bounds import Interval
-from equicert.certificates import INPUTS, RECORDS
+from equicert.certificates import INPUTS
 from equicert.data import DataSet, load_data
 from equicert.evaluation import Certification, evaluate
 from equicert.experiments.provenance import as_json, machine
 from equicert.jobs import Samples
 from equicert.models import load_model, save_model
+from equicert.records import RECORDS
 from equicert.runs import versions, write_atomic
 from equicert.stored import StoredNetwork
 from equicert.training import thread_count

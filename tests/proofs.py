@@ -26,7 +26,7 @@ from equicert.stored import StoredNetwork
 from networks import Network, random_network
 
 Array = NDArray[np.float64]
-MAGIC = b"equicert-proof-1"
+MAGIC = b"equicert-proof-2"
 
 
 @dataclass
@@ -57,11 +57,12 @@ class Folder:
 
     arrays: dict[str, Array]  # W, U, b, C, c
     activation: str
-    eta: Array  # (n,)
+    eta: Array | None  # (n,)
     inputs: Array  # (N, r)
     proofs: list[Proof]
     domain: tuple[list[float], list[float]] | None = None
     header: dict[str, Any] = field(default_factory=dict)  # in place of what is true
+    monotone: dict[str, Any] | None = None
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -82,13 +83,14 @@ class Folder:
         domain = self.domain
         x = np.ascontiguousarray(self.inputs, "<f8").tobytes()
         return {
-            "format": "equicert-certificates-1",
+            "format": "equicert-certificates-2",
             "model": self.digest(),
             "activation": self.activation,
             "n": n,
             "r": r,
             "q": q,
-            "eta": [float(v).hex() for v in self.eta],
+            "eta": None if self.eta is None else [float(v).hex() for v in self.eta],
+            "monotone": self.monotone,
             "domain": None if domain is None else [[float(v).hex() for v in e] for e in domain],
             "data": {"name": "test", "digest": "0" * 64},
             "inputs": {"count": len(self.inputs), "sha256": hashlib.sha256(x).hexdigest()},
@@ -110,7 +112,8 @@ class Folder:
 
 
 def framed(body: bytes) -> bytes:
-    return struct.pack("<II", len(body), zlib.crc32(body)) + body
+    head = struct.pack("<II", len(body), zlib.crc32(body))
+    return head + struct.pack("<I", zlib.crc32(head)) + body
 
 
 def ends_of(domain: Domain) -> tuple[list[float], list[float]] | None:

@@ -223,7 +223,8 @@ def test_the_search_finds_worse_points_than_chance(seed: int) -> None:
         chance = network(lo + share * (hi - lo))
         nominal = cross_entropy(network(x), labels).item()
     mean = cross_entropy(chance.flatten(0, 1), labels.repeat(50)).item()
-    assert loss.total.item() > max(mean, nominal)
+    # Equal where a network hardly depends on its input.
+    assert loss.total.item() >= max(mean, nominal) - 1e-12
 
 
 def test_who_shares_the_batch_does_not_matter() -> None:

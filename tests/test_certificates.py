@@ -34,7 +34,7 @@ from equicert.bounds import (
     SignSplit,
     Spectral,
 )
-from equicert.certificates import CLAIM, INPUTS, MAGIC, RECORDS, Records
+from equicert.certificates import CLAIM, INPUTS
 from equicert.checker import NotValidError, Report, UnreadableError, check_folder
 from equicert.errors import InputError, NotContractingError, OutputError
 from equicert.evaluation import Certification, Evaluation, evaluate_lines
@@ -42,6 +42,7 @@ from equicert.jobs import Samples
 from equicert.lipschitz import Derived
 from equicert.models import load_model, save_model
 from equicert.queries import StateProofs
+from equicert.records import MAGIC, RECORDS, Records
 from equicert.stored import StoredNetwork
 from networks import (
     ACTIVATIONS,
@@ -178,7 +179,7 @@ def test_a_margin_falsified_by_one_unit_is_noticed(
     write(tmp_path, net, *points, 0.01)
     path = tmp_path / "proofs" / RECORDS
     content = bytearray(path.read_bytes())
-    content[len(MAGIC) + 8 + 2] ^= 8  # the row of the first record
+    content[len(MAGIC) + 12 + 2] ^= 8  # the row of the first record
     path.write_bytes(content)
     with pytest.raises((NotValidError, UnreadableError)):
         check(tmp_path)
@@ -209,7 +210,7 @@ def test_what_a_record_takes(
 ) -> None:
     found = write(tmp_path, net, *points, 0.01)
     size = (tmp_path / "proofs" / RECORDS).stat().st_size
-    each = 8 + 18 + 8 * (2 * net.states + net.outputs - 1)
+    each = 12 + 18 + 8 * (2 * net.states + net.outputs - 1)
     assert size == len(MAGIC) + certified(found) * each
 
 
@@ -459,7 +460,7 @@ def test_reading_back_takes_little_memory(tmp_path: Path) -> None:
         records.append(0, labels, eps, StateProofs(torch.arange(count), z, z, z[:, :1]))
     tracemalloc.start()
     with Records(path, network, count) as records:
-        assert len(records.kept) == count
+        assert len(records.kept[0]) == count
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < count * each / 3

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equicert.activations import parse_activation
-from equicert.checker.exact import scaled, show
 from equicert.checker.files import NotValidError, UnreadableError
 from equicert.checker.functions import at_least, at_most, parse
+from equicert.checker.integers import scaled, show
 from equicert.errors import ModelError
 from exact_functions import activation as other
 from networks import ACTIVATIONS

@@ -21,10 +21,11 @@ FLOORS = {
     1: "operators",
     2: "enclosures contraction monotonicity weights solution policies problems solvers",
     3: "implicit_diff materialised stored network sequential layers exact_outputs",
-    4: "queries properties conjunctions proofs relaxation targets falsifier witnesses bounds"
-    " attacks lipschitz lipschitz_below conditions deployed",
-    5: "data mnist vectors models losses adversarial recipes runs schedules presets certificates"
-    " compressed s_expressions vnnlib onnx_models onnx_operators",
+    4: "queries proofs relaxation targets falsifier witnesses bounds attacks lipschitz"
+    " lipschitz_below conditions deployed properties conjunctions",
+    5: "data mnist vectors models losses adversarial recipes runs schedules presets"
+    " certificates records small_boxes compressed s_expressions vnnlib onnx_models"
+    " onnx_operators",
     6: "training initialisation checkpoints certification image radius jobs evaluation attack_run"
     " inspection verification instances",
     7: "comparison experiments report figures",

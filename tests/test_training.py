@@ -178,7 +178,7 @@ BAD = [
     (
         "recipe",
         "lipshitz",
-        "recipe must be one of inclusion, lipschitz, adversarial, got 'lipshitz'",
+        "recipe must be one of inclusion, lipschitz, adversarial, small-box, got 'lipshitz'",
     ),
     ("lipschitz_weight", -1e-5, "lipschitz_weight must be finite and >= 0, got -1e-05"),
     ("lipschitz_weight", float("nan"), "lipschitz_weight must be"),

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from equicert.attacks.base import split_label
 from equicert.boxes import Domain
 from equicert.errors import InputError
-from equicert.losses import Loss
+from equicert.losses import Loss, check_mixture
 from equicert.materialised import Materialised
 from equicert.network import ImplicitNetwork
 from equicert.queries import check_labels
@@ -73,6 +73,29 @@ class SignAscent:
             raise InputError(f"steps must be at least 1, got {self.steps!r}")
         if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise InputError(f"step_size must be positive and finite, got {self.step_size!r}")
+
+    def search(
+        self,
+        network: ImplicitNetwork,
+        at: Materialised,
+        x: Tensor,  # (batch, r)
+        labels: Tensor,  # (batch,) int64, in range
+        eps: float,
+        rng: np.random.Generator,
+        domain: Domain = None,
+    ) -> Tensor:  # (batch, r) in `inner_box(x, eps, domain)`
+        """What the ascent finds from a uniformly random point of the box, drawn from `rng`.
+
+        Raises:
+            InputError: a point outside the domain, a network with one output only.
+            NotContractingError, NotMonotoneError, NotConvergedError: as the network's own solves.
+        """
+        if len(network.c) < 2:
+            raise InputError("a network with one output has no other class to be driven into")
+        lo, hi = box = inner_box(x, eps, domain)
+        share = torch.from_numpy(rng.random(x.shape)).to(x)
+        start = torch.clamp(torch.lerp(lo, hi, share), lo, hi)
+        return self.climb(network, at.without_history, start, labels, box, eps)
 
     def climb(
         self,
@@ -125,24 +148,16 @@ def adversarial_loss(
 
     Raises:
         InputError: eps negative, infinite or NaN, kappa outside [0, 1], labels out of range, a
-            point outside the domain, a network with one output only.
+            point outside the domain, a network with one output only where it is searched.
         NotContractingError, NotMonotoneError, NotConvergedError: as the network's own solves.
     """
-    if not 0 <= eps < math.inf:
-        raise InputError(f"eps must be finite and >= 0, got {eps!r}")
-    if not 0 <= kappa <= 1:
-        raise InputError(f"kappa must lie in [0, 1], got {kappa!r}")
-    if len(network.c) < 2:
-        raise InputError("a network with one output has no other class to be driven into")
+    check_mixture(eps, kappa)
     labels = check_labels(labels, len(x), len(network.c))
     at = network.materialise()
     if kappa == 0 or eps == 0:
         nominal = cross_entropy(network.read_out(network.state(x, at)), labels)
         return AdversarialLoss(nominal, nominal, None if kappa == 0 else nominal, x)
-    lo, hi = box = inner_box(x, eps, domain)
-    share = torch.from_numpy(rng.random(x.shape)).to(x)
-    start = torch.clamp(torch.lerp(lo, hi, share), lo, hi)
-    points = ascent.climb(network, at.without_history, start, labels, box, eps)
+    points = ascent.search(network, at, x, labels, eps, rng, domain)
     if kappa == 1:
         worst = cross_entropy(network.read_out(network.state(points, at)), labels)
         return AdversarialLoss(worst, None, worst, points)

@@ -1,9 +1,8 @@
 """Certificates: what proves each certified sample, written down for a checker that trusts nobody.
 
-`docs/certificates.md` has the format. A record is a state box that passed the post-fixed-point test
-and the margins over it (fact 8 and (9) of the theory: derived here, and [J22]); what all records
-share, eta above all, is written once. A kill at any moment leaves whole records and at most the
-beginning of one more.
+`docs/certificates.md` has the format. What all records share is written once: why fixed points are
+unique (eta, or what proves the network monotone), and the inputs. The records, one a decided
+sample, are in `records.py`.
 """
 
 from __future__ import annotations
@@ -11,12 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import zipfile
-import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -24,17 +19,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equicert.boxes import Domain
-from equicert.errors import InputError, OutputError
-from equicert.queries import StateProofs
-from equicert.runs import Appended, RunFolder, different, reporting, write_atomic
+from equicert.errors import InputError, NotContractingError, OutputError
+from equicert.monotonicity import Monotone
+from equicert.runs import RunFolder, different, reporting
 from equicert.stored import StoredNetwork
 
-FORMAT: Final = "equicert-certificates-1"
-MAGIC: Final = b"equicert-proof-1"
-CLAIM, INPUTS, RECORDS = "certificates.json", "inputs.npz", "certificates.bin"
+FORMAT: Final = "equicert-certificates-2"
+CLAIM, INPUTS = "certificates.json", "inputs.npz"
 _LARGEST = 1 << 30  # bytes of inputs: what the checker accepts
-_TOGETHER = 256  # records that are read at a time
-_STATE_BOX, _AROUND = 1, 0  # kind of proof, form of box
+
+
+@dataclass(frozen=True)
+class BallClaim:
+    """What balls of states rest on.
+
+    Attributes:
+        monotone: `sym(Lambda (I - W)) >= m Lambda`.
+        norm: a proved bound on `||Lambda^(1/2) U||_2`, Lambda that of `monotone`.
+    """
+
+    monotone: Monotone
+    norm: float
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,12 @@ class Subject:
     """What a folder of certificates is about.
 
     Attributes:
-        network: the network, proved contracting.
+        network: the network, proved contracting or monotone.
         x: (N, r) float64, the inputs as used; row k is sample k.
         domain: what the boxes about them are clipped to.
         data: the name of the data set that they were taken from.
         digest: its digest, 64 hexadecimal digits.
+        ball: needed where proofs begin with a ball of states; the network need not contract then.
     """
 
     network: StoredNetwork
@@ -54,16 +60,17 @@ class Subject:
     domain: Domain
     data: str
     digest: str
+    ball: BallClaim | None = None
 
     def claim(self) -> dict[str, Any]:
         """The contents of `certificates.json`.
 
         Raises:
-            NotContractingError: there is no eta.
+            NotContractingError: there is no eta, and no ball.
             InputError: more inputs than the checker reads.
         """
         network, x = self.network, _rows(self.x)
-        eta = network.contraction.eta
+        eta = self._eta()
         if x.nbytes > _LARGEST:
             raise InputError(
                 f"certificates are checked for at most {_LARGEST} bytes of inputs, and these are"
@@ -77,11 +84,25 @@ class Subject:
             "n": network.states,
             "r": network.inputs,
             "q": network.outputs,
-            "eta": _hexadecimal(eta.cpu()),
+            "eta": eta,
+            "monotone": None if self.ball is None else _monotone(self.ball),
             "domain": ends,
             "data": {"name": self.data, "digest": self.digest},
             "inputs": {"count": len(x), "sha256": hashlib.sha256(x.data).hexdigest()},
         }
+
+    def _eta(self) -> list[str] | None:
+        try:
+            return _hexadecimal(self.network.contraction.eta.cpu())
+        except NotContractingError:
+            if self.ball is None:
+                raise
+            return None
+
+
+def _monotone(ball: BallClaim) -> dict[str, Any]:
+    weights, (m, norm) = ball.monotone.Lambda, _hexadecimal([ball.monotone.m, ball.norm])
+    return {"Lambda": _hexadecimal(weights.cpu()), "m": m, "norm": norm}
 
 
 def prepare(folder: RunFolder, claim: dict[str, Any], subject: Subject) -> None:
@@ -110,129 +131,6 @@ def prepare(folder: RunFolder, claim: dict[str, Any], subject: Subject) -> None:
     if not complete:
         folder.write(INPUTS, _npz(_rows(subject.x)))  # before the claim that it exists
         folder.write(CLAIM, json.dumps(claim, indent=1) + "\n")
-
-
-class Records(Appended):
-    """Appends records to `certificates.bin`; a batch is in the file when `append` returns.
-
-    Opening drops a last record that a kill cut short, and all of rows from `begin` on: those are
-    decided again.
-
-    Example:
-        >>> with Records(folder / RECORDS, network, begin=0) as records:
-        ...     records.append(0, labels, eps, answer.proofs)
-
-    Args:
-        path: the file; created if missing.
-        network: what the records are about.
-        begin: the first row that is to come.
-
-    Raises:
-        OutputError: the file cannot be written, or holds what no kill leaves behind.
-    """
-
-    def __init__(self, path: str | Path, network: StoredNetwork, begin: int) -> None:
-        path = Path(path)
-        n, others = network.states, network.outputs - 1
-        numbers = [("eps", "<f8"), ("lo", "<f8", n), ("hi", "<f8", n), ("margins", "<f8", others)]
-        body = [("kind", "u1"), ("form", "u1"), ("row", "<u4"), ("label", "<u4"), *numbers]
-        self._type = np.dtype([("length", "<u4"), ("crc", "<u4"), ("body", np.dtype(body))])
-        if (found := _beginning(path)) != MAGIC:
-            if not MAGIC.startswith(found):
-                raise OutputError(f"{path} holds no certificates; choose another folder")
-            write_atomic(path, MAGIC)
-        self.kept: dict[int, int] = {}  # label by row, of the records that are kept
-        with reporting(path, "write"):
-            super().__init__(path, path.open("r+b"))
-            try:
-                self._file.truncate(self._scan(begin))
-                self._file.seek(0, os.SEEK_END)
-            except BaseException:
-                self._file.close()
-                raise
-
-    @property
-    def bytes_each(self) -> int:
-        """The size of a record."""
-        return self._type.itemsize
-
-    def require(self, certified: Iterable[tuple[int, int]]) -> None:
-        """Compare with the rows and labels that were called certified before.
-
-        Raises:
-            OutputError: some of them have no record here, or others have.
-        """
-        wanted = dict(certified)
-        if wrong := sorted(wanted.items() ^ self.kept.items()):
-            raise OutputError(
-                f"row {wrong[0][0]} has a verdict or a record in {self.path}, but not both: the"
-                " run was begun without its certificates, or files were changed; start again in"
-                " new folders"
-            )
-
-    def append(
-        self,
-        first: int,
-        labels: Tensor,  # (batch,) int64
-        eps: NDArray[np.float64],  # (batch,)
-        proofs: StateProofs,
-    ) -> int:
-        """Write the proofs of a batch that begins at row `first`; return how many.
-
-        Raises:
-            OutputError: the disk is full or the file cannot be written.
-        """
-        rows = proofs.rows.cpu().numpy()
-        made = np.zeros(len(rows), self._type)
-        made["length"] = self.bytes_each - 8
-        body = made["body"]
-        body["kind"], body["form"], body["eps"] = _STATE_BOX, _AROUND, eps[rows]
-        body["row"], body["label"] = first + rows, labels.cpu().numpy()[rows]
-        for name, values in zip(
-            ("lo", "hi", "margins"), (proofs.lo, proofs.hi, proofs.lower), strict=True
-        ):
-            body[name] = values.cpu().numpy()
-        made["crc"] = self._sums(made)
-        self.write(made.data)
-        return len(made)
-
-    def _scan(self, begin: int) -> int:
-        """Where the records of rows below `begin` end; what comes after them may go."""
-        self._file.seek(len(MAGIC))
-        end, last = len(MAGIC), -1
-        while content := self._file.read(_TOGETHER * self.bytes_each):
-            whole = len(content) // self.bytes_each
-            found = np.frombuffer(content, self._type, whole)
-            for row, label, good in zip(
-                *(found["body"][name].tolist() for name in ("row", "label")),
-                self._are_records(found),
-                strict=True,
-            ):
-                if not good or row <= last:
-                    raise OutputError(
-                        f"{self.path} is damaged at byte {end}: start again in another folder"
-                    )
-                if row >= begin:
-                    return end
-                self.kept[row], last = label, row
-                end += self.bytes_each
-        return end
-
-    def _are_records(self, found: NDArray[np.void]) -> list[bool]:
-        good = (found["length"] == self.bytes_each - 8) & (found["crc"] == self._sums(found))
-        return (good & (found["body"]["kind"] == _STATE_BOX)).tolist()
-
-    def _sums(self, records: NDArray[np.void]) -> list[int]:
-        content, each = memoryview(records.tobytes()), self.bytes_each
-        return [zlib.crc32(content[k + 8 : k + each]) for k in range(0, len(content), each)]
-
-
-def _beginning(path: Path) -> bytes:
-    with reporting(path, "read"):
-        if not path.exists():
-            return b""
-        with path.open("rb") as file:
-            return file.read(len(MAGIC))
 
 
 def _rows(x: Tensor) -> NDArray[Any]:  # (N, r) little-endian float64 in C order

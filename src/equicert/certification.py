@@ -8,6 +8,7 @@ without a proof. Anything less is `unknown`, with its reason.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 
@@ -43,6 +44,8 @@ _UNDECIDED: dict[type[EquicertError], str] = {
     RowSumError: "row sums",
     NotConvergedError: "rounding",  # no Lipschitz bound passed its rounded test
 }
+# What a search adds to a verdict, where it has something to add.
+_SEARCHED = {"nodes": 0, "above": float("inf"), "rival": -1, "search_seconds": 0.0}
 _POINT_TOLERANCE = 1e-7  # of z*(x); what it leaves of a proof is accounted for
 
 
@@ -70,6 +73,7 @@ class Verdict:
         nodes: subproblems bounded by a method that searches.
         above: upper bound on the least margin over the box, rigorous; infinite if none is known.
         rival: where it is falsified, the class that beats the label; else -1.
+        search_seconds: spent on this sample alone.
     """
 
     status: str
@@ -84,6 +88,7 @@ class Verdict:
     nodes: int = 0
     above: float = float("inf")
     rival: int = -1
+    search_seconds: float = 0.0
 
     def to_json(self) -> dict[str, object]:
         """The fields, with an infinite margin as None (JSON has no infinity).
@@ -92,7 +97,7 @@ class Verdict:
         what a search found, if there was one.
         """
         fields = asdict(self)
-        for name, nothing in (("nodes", 0), ("above", float("inf")), ("rival", -1)):
+        for name, nothing in _SEARCHED.items():
             if fields[name] == nothing:
                 del fields[name]
         if not self.solver_status:
@@ -167,6 +172,7 @@ def certify(
     x = stored.check_inputs(x)
     labels = check_labels(torch.as_tensor(label), len(x), stored.outputs)
     boxes = Surroundings(x, eps, domain)
+    batch_size = min(batch_size, method.together)
     chunks = decide_boxes(stored, x, labels, boxes, method, batch_size, deployed)
     return [verdict for decided in chunks for verdict in decided.verdicts]
 
@@ -184,7 +190,10 @@ def decide_boxes(
     """Verdicts and proofs for boxes at hand, a chunk at a time, as they become known."""
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    began, limit = time.monotonic(), method.total
     for begin in range(0, len(x), batch_size):
+        if limit is not None:
+            method = method.within(limit - (time.monotonic() - began))
         rows = slice(begin, begin + batch_size)
         inner = boxes.inner(rows) if method.hunts and isinstance(boxes, Surroundings) else None
         yield _decide(network, x[rows], labels[rows], boxes[rows], inner, method, deployed)
@@ -250,6 +259,7 @@ def _with(verdict: Verdict, found: Finding | None) -> Verdict:
         nodes=found.nodes,
         above=found.above,
         rival=-1 if witness is None else witness.rival,
+        search_seconds=found.seconds,
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from equicert.bounds import Interval, Method
 from equicert.boxes import Domain, Surroundings
-from equicert.certificates import RECORDS, Records, prepare
+from equicert.certificates import prepare
 from equicert.certification import as_stored, decide_boxes
 from equicert.deployed import Deployed, deployed_by
 from equicert.errors import InputError
@@ -25,6 +25,7 @@ from equicert.jobs import Chunk, Job, Samples
 from equicert.network import ImplicitNetwork
 from equicert.queries import check_labels
 from equicert.radius import check_bisectable, check_span, decide_radii
+from equicert.records import RECORDS, Records
 from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines, versions
 from equicert.stored import StoredNetwork
 
@@ -64,7 +65,8 @@ class Certification:
         """What makes this run what it is, beside model and data."""
         if self.eps is not None:
             as_run = {} if self.tolerance is None else {"deployed": f"float32, {self.tolerance!r}"}
-            return {"method": self.method.name, "eps": self.eps, **as_run}
+            times = {n: s for n in ("timeout", "total") if (s := getattr(self.method, n, None))}
+            return {"method": self.method.name, "eps": self.eps, **as_run, **times}
         span = {"largest": self.largest, "resolution": self.resolution}
         return {"method": self.method.name, "eps": None, **span}
 
@@ -75,7 +77,8 @@ class Certification:
             boxes, deployed = Surroundings(x, self.eps, domain), self._deployed(network)
             for decided in decide_boxes(network, x, y, boxes, self.method, batch_size, deployed):
                 lines = [verdict.to_json() for verdict in decided.verdicts]
-                yield Chunk(lines, decided.proofs, np.full(len(lines), self.eps))
+                eps = np.full(len(lines), self.eps)
+                yield Chunk(lines, decided.proofs, eps, decided.findings)
             return
         for radii in decide_radii(
             network,
@@ -103,6 +106,11 @@ class Certification:
             found["certified_accuracy_at"] = {f"{e:g}": float((radii >= e).mean()) for e in grid}
         else:
             found["certified_accuracy"] = count["certified"] / len(lines)
+            if self.method.hunts:
+                found["falsified"] = count["falsified"] / len(lines)
+                found["decided_by"] = dict(
+                    Counter(line["method"] for line in lines if line["status"] != "unknown")
+                )
         if self.tolerance is not None:
             as_run = sum(line["deployed"] == "certified" for line in lines)
             found["deployed_certified_accuracy"] = as_run / len(lines)
@@ -180,6 +188,8 @@ def evaluate_lines(
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     job.check(network, samples)
+    if isinstance(job, Certification):
+        batch_size = min(batch_size, job.method.together)
     identity = {
         "model": network.digest,
         "data": samples.digest,
@@ -234,8 +244,8 @@ def write_certificates(
         labels: classes, 0..q-1.
         eps: radius in the sup-norm.
         domain: two numbers or two (r,) vectors to intersect the boxes with, or None.
-        method: `Interval()` (default), `Lipschitz()` or `SignSplit()`: those whose proof is a
-            state box.
+        method: `Interval()` (default), `Lipschitz()` or `SignSplit()`, whose proof is a state box;
+            `Dual()`, `Tightening()`, `Complete()` or `Auto()`, whose proof may be a tree.
         batch_size: samples at a time.
         resume: whether to continue the same call where it was killed.
 
@@ -266,9 +276,10 @@ def _check_recordable(job: Job) -> None:
     method = job.method if isinstance(job, Certification) else None
     if method is None or not method.post_fixed:
         raise InputError(
-            "a certificate holds a state box that passes the post-fixed-point test, which"
-            f" {job.kind if method is None else method.name} does not make: certify by interval,"
-            " sign-split, or lipschitz without a radius bound"
+            "a certificate is a state box that passes the post-fixed-point test, or a tree of dual"
+            f" bounds, and {job.kind if method is None else method.name} makes neither: certify by"
+            " interval, sign-split, lipschitz without a radius bound, dual, tightening, complete or"
+            " auto"
         )
 
 
@@ -287,7 +298,9 @@ def _decide_all(
             lines = read_lines(sink.path)
         if places.proofs is not None:
             records = Records(places.proofs / RECORDS, network, len(lines))
-            stack.enter_context(records).require(_certified(lines))
+            stack.enter_context(records).require(
+                _called("certified", lines), _called("falsified", lines)
+            )
         # A batch that a kill cut short is done again whole: the last bits of a product depend on
         # the number of rows, and a resumed run is to write what an unbroken one does.
         index = len(lines) - len(lines) % batch_size if len(lines) < len(samples.x) else len(lines)
@@ -302,7 +315,8 @@ def _decide_all(
             ]
             if records is not None and chunk.proofs is not None and chunk.eps is not None:
                 labels = samples.y[index : index + len(chunk.lines)]
-                records.append(index, labels, chunk.eps, chunk.proofs.since(known))
+                boxes, others = chunk.proofs.since(known), chunk.others(known)
+                records.append(index, labels, chunk.eps, boxes, others)
             if sink is not None:  # a line says certified once its certificate is in its file
                 sink.extend(added)
             lines += added
@@ -313,9 +327,9 @@ def _decide_all(
     return lines
 
 
-def _certified(lines: list[dict[str, Any]]) -> Iterator[tuple[int, int]]:
-    """Row and label of the lines that say "certified"."""
-    return ((v["index"], v["label"]) for v in lines if v["status"] == "certified")
+def _called(status: str, lines: list[dict[str, Any]]) -> Iterator[tuple[int, int]]:
+    """Row and label of the lines with this status."""
+    return ((v["index"], v["label"]) for v in lines if v["status"] == status)
 
 
 def _plain_domain(domain: Domain) -> list[Any] | None:

@@ -11,10 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from equicert.bounds.spectral import input_norm
 from equicert.boxes import Domain
-from equicert.certificates import Subject
+from equicert.certificates import BallClaim, Subject
 from equicert.data import DataSet
 from equicert.errors import InputError
+from equicert.monotonicity import Monotone
+from equicert.proofs import Finding, TreeProof, Witness
 from equicert.queries import StateProofs
 from equicert.stored import StoredNetwork
 
@@ -55,7 +58,10 @@ class Samples:
 
     def subject(self, network: StoredNetwork) -> Subject:
         """What certificates for these samples are about."""
-        return Subject(network, self.x, self.domain, self.data, self.digest)
+        ball = None
+        if isinstance(network.well_posed, Monotone):
+            ball = BallClaim(network.monotone, input_norm(network))
+        return Subject(network, self.x, self.domain, self.data, self.digest, ball)
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,25 @@ class Chunk:
         lines: the verdicts, without index and time.
         proofs: what proves them, where that is state boxes.
         eps: (batch,) the radii of the boxes; of a search, those found.
+        findings: per sample, other proofs and witnesses; empty if the method makes none.
     """
 
     lines: list[dict[str, Any]]
     proofs: StateProofs | None = None
     eps: NDArray[np.float64] | None = None
+    findings: tuple[Finding | None, ...] = ()
+
+    def others(self, first: int) -> dict[int, TreeProof | Witness]:
+        """Trees and witnesses by place in the batch, from `first` on, as the verdicts call for."""
+        found: dict[int, TreeProof | Witness] = {}
+        for k, (line, finding) in enumerate(zip(self.lines, self.findings, strict=False)):
+            if finding is None or k < first:
+                continue
+            if line["status"] == "certified" and finding.proof is not None:
+                found[k] = finding.proof
+            elif line["status"] == "falsified" and finding.witness is not None:
+                found[k] = finding.witness
+        return found
 
 
 class Job(Protocol):

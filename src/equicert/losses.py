@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from equicert.boxes import Domain
 from equicert.errors import InputError
 from equicert.lipschitz import LipschitzBound
+from equicert.materialised import Materialised
 from equicert.network import ImplicitNetwork
 
 
@@ -109,10 +110,7 @@ def inclusion_loss(
             point outside the domain.
         NotContractingError, NotConvergedError: as the network's own solves.
     """
-    if not 0 <= eps < torch.inf:
-        raise InputError(f"eps must be finite and >= 0, got {eps!r}")
-    if not 0 <= kappa <= 1:
-        raise InputError(f"kappa must lie in [0, 1], got {kappa!r}")
+    check_mixture(eps, kappa)
     _check_labels(labels, len(x), len(network.c))
     at = network.materialise()
     if kappa == 0 or eps == 0:
@@ -122,7 +120,18 @@ def inclusion_loss(
             return InclusionLoss(nominal, nominal, None, y, None)
         margins = y.gather(1, labels[:, None]) - y
         return InclusionLoss(nominal, nominal, nominal, y, margins)
-    box = clipped_box(x, eps, domain)
+    return loss_over(clipped_box(x, eps, domain), network, at, x, labels, kappa)
+
+
+def loss_over(
+    box: tuple[Tensor, Tensor],  # (batch, r) each
+    network: ImplicitNetwork,
+    at: Materialised,
+    x: Tensor,  # (batch, r)
+    labels: Tensor,  # (batch,) int64, in range
+    kappa: float,  # in (0, 1]
+) -> InclusionLoss:
+    """`(1 - kappa) CE(y(x), label) + kappa CE(-m, label)`, m the margins over these very boxes."""
     if kappa == 1:
         zlo, zhi = network.reach(*box, at)
         margins = elided_margins(network.C, network.c, zlo, zhi, labels)
@@ -170,6 +179,14 @@ def lipschitz_loss(
         return LipschitzLoss(nominal, nominal, None, y)
     value = bound.value(at, network.C)
     return LipschitzLoss(nominal + weight * value, nominal, value, y)
+
+
+def check_mixture(eps: float, kappa: float) -> None:
+    """Raise InputError unless eps is finite and >= 0 and kappa lies in [0, 1]."""
+    if not 0 <= eps < torch.inf:
+        raise InputError(f"eps must be finite and >= 0, got {eps!r}")
+    if not 0 <= kappa <= 1:
+        raise InputError(f"kappa must lie in [0, 1], got {kappa!r}")
 
 
 def elided_margins(

@@ -142,6 +142,7 @@ class Finding:
         point: (r,) the input where that was found; it breaks the property if `above` is negative.
         nodes: subproblems that were bounded.
         stage: the method that decided it, or the last one that tried.
+        seconds: that a search spent on it alone.
     """
 
     proof: TreeProof | None = None
@@ -150,3 +151,4 @@ class Finding:
     point: np.ndarray | None = None
     nodes: int = 0
     stage: str = ""
+    seconds: float = 0.0

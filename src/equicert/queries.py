@@ -203,7 +203,8 @@ class Answer:
 
     Attributes:
         query: the question.
-        lower: (batch, k) float64; minus infinity where nothing is proved.
+        lower: (batch, k) float64; minus infinity where nothing is proved. Of a clause of several
+            forms that was searched, one entry bounds the greatest of them.
         state: the proof.
         point: a box about z*(x), x the query's, where the method made one on its way.
         findings: per sample, further proofs and witnesses, or None.

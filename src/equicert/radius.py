@@ -93,7 +93,12 @@ def decide_radii(
 
 
 def check_bisectable(method: Method) -> None:
-    """Raise InputError for a method whose verdicts are claims: there is nothing to bisect on."""
+    """Raise InputError for a method whose verdicts are claims, or one that searches."""
+    if not method.bisects:
+        raise InputError(
+            f"the largest certified radius takes a verdict at twenty radii, and {method.name}"
+            " searches at each: ask at one eps, or by another method"
+        )
     if not method.proves:
         raise InputError(
             f"the largest certified radius is bisected on proofs, and {method.name} only claims:"

@@ -17,6 +17,7 @@ from equicert.lipschitz import BOUNDS, LipschitzBound
 from equicert.losses import Loss, inclusion_loss, lipschitz_loss
 from equicert.network import ImplicitNetwork
 from equicert.schedules import Setting, TrainConfig
+from equicert.small_boxes import small_box_loss
 
 
 class Recipe(ABC):
@@ -131,17 +132,51 @@ class Adversarial(_OverBoxes):
         )
 
     def told(self) -> Mapping[str, Any]:
-        told = {**super().told(), "attack_steps": self.ascent.steps}
-        if self.ascent.step_size is not None:
-            told |= {"attack_step_size": self.ascent.step_size}
-        return told
+        return {**super().told(), **_search(self.ascent)}
+
+
+@final
+@dataclass(frozen=True)
+class SmallBox(_OverBoxes):
+    """The loss (11) over boxes of radius tau eps about points found in the rest of the box [M23].
+
+    Certified by (14) to see how far that reaches; it is meant for methods that search, which need
+    bounds that are narrow on parts of the box only.
+    """
+
+    tau: float
+    ascent: SignAscent
+
+    def loss(
+        self,
+        network: ImplicitNetwork,
+        x: Tensor,
+        labels: Tensor,
+        now: Setting,
+        domain: Domain,
+        rng: np.random.Generator,
+    ) -> Loss:
+        return small_box_loss(
+            network, x, labels, now.eps, now.kappa, self.tau, self.ascent, rng, domain=domain
+        )
+
+    def told(self) -> Mapping[str, Any]:
+        return {**super().told(), "trained_tau": self.tau, **_search(self.ascent)}
+
+
+def _search(ascent: SignAscent) -> Mapping[str, Any]:
+    """The settings of a search, for the model file."""
+    told: dict[str, Any] = {"attack_steps": ascent.steps}
+    return told if ascent.step_size is None else told | {"attack_step_size": ascent.step_size}
 
 
 def recipe_of(config: TrainConfig) -> Recipe:
     """The recipe that a config names."""
     if config.recipe == "lipschitz":
         return LipschitzPenalty(config.lipschitz_weight, BOUNDS[config.lipschitz_bound])
+    ascent = SignAscent(config.attack_steps, config.attack_step_size)
     if config.recipe == "adversarial":
-        ascent = SignAscent(config.attack_steps, config.attack_step_size)
         return Adversarial(config.eps, config.kappa, ascent)
+    if config.recipe == "small-box":
+        return SmallBox(config.eps, config.kappa, config.tau, ascent)
     return Inclusion(config.eps, config.kappa)

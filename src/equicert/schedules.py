@@ -42,7 +42,8 @@ class TrainConfig:
 
     Args:
         recipe: the loss: "inclusion" is (11) of [J22], "lipschitz" is (8), "adversarial" that at
-            points found by projected gradient ascent ([M18]), for empirical robustness.
+            points found by projected gradient ascent ([M18]), for empirical robustness;
+            "small-box" is (11) over small boxes about such points ([M23]), for tight bounds.
         weights: the parametrisation of W: "contracting" is (12) of [J22], "row-sum" keeps
             ||W||_inf below a bound [EG21], "feed-forward" is a plain network with the layers named
             by `layers`, on which inclusion training is that of [G18]; "monotone" ([WK20]) and
@@ -60,9 +61,12 @@ class TrainConfig:
         eps: radius of the boxes in the sup-norm, in the units of the data: what is certified.
         overshoot: training boxes reach overshoot * eps, a little beyond what is certified.
         kappa: final weight of the robust or the adversarial loss beside the nominal one, in [0, 1].
-        attack_steps: with "adversarial", steps of the ascent, each a forward and an adjoint solve.
-        attack_step_size: with "adversarial", the size of each; default 2.5 eps / attack_steps, with
-            eps as it rises.
+        tau: with "small-box", radius of the small boxes over that of the whole ones, in (0, 1]; at
+            1 it is "inclusion", near 0 "adversarial".
+        attack_steps: with "adversarial" and "small-box", steps of the ascent, each a forward and an
+            adjoint solve.
+        attack_step_size: of those two, the size of each; default 2.5 radius / attack_steps, where
+            radius is eps as it rises, with "small-box" (1 - tau) times that.
         lipschitz_weight: with "lipschitz", lambda, the weight of the Lipschitz bound.
         lipschitz_bound: with "lipschitz", "weighted" is Theorem 6.1 of [J22], "row-sum" that of
             [EG21] (for weights that keep ||W||_inf < 1), "derived" the tightest.
@@ -96,7 +100,7 @@ class TrainConfig:
             of another recipe or of other weights than the chosen ones, which would be ignored.
     """
 
-    recipe: Literal["inclusion", "lipschitz", "adversarial"] = "inclusion"
+    recipe: Literal["inclusion", "lipschitz", "adversarial", "small-box"] = "inclusion"
     weights: Literal["contracting", "row-sum", "feed-forward", "monotone", "lben"] = "contracting"
     hidden: int = 100
     layers: str | None = None
@@ -109,6 +113,7 @@ class TrainConfig:
     eps: float = 0.1
     overshoot: float = 1.0
     kappa: float = 0.75
+    tau: float = 0.4
     attack_steps: int = 7
     attack_step_size: float | None = None
     lipschitz_weight: float = 1e-5
@@ -264,6 +269,7 @@ _OWN_SETTINGS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "inclusion": _RAMPED,
         "lipschitz": ("lipschitz_weight", "lipschitz_bound"),
         "adversarial": (*_RAMPED, "attack_steps", "attack_step_size"),
+        "small-box": (*_RAMPED, "tau", "attack_steps", "attack_step_size"),
     },
     "weights": {
         "contracting": ("hidden", "gamma"),
@@ -289,6 +295,7 @@ _RANGES: Final[dict[str, _Range]] = {
     "eps": _NOT_NEGATIVE,
     "overshoot": _POSITIVE,
     "kappa": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "tau": ("in (0, 1]", lambda v: 0 < v <= 1),
     "attack_steps": _COUNT,
     "attack_step_size": _POSITIVE,
     "lipschitz_weight": _NOT_NEGATIVE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Self, final
 
 import torch
 from torch import Tensor
@@ -39,22 +39,28 @@ class Auto(Method):
     name = "auto"
     post_fixed = True
     hunts = True
+    bisects = False
     together = Complete.together
 
     def __post_init__(self) -> None:
         Complete(self.timeout, self.total)  # which refuses what is no time
 
+    def within(self, seconds: float) -> Self:
+        return replace(self, total=max(0.0, seconds))
+
     @torch.no_grad()
     def answer(self, network: StoredNetwork, query: Query) -> Answer:
         began = time.monotonic()
-        first = _by_lipschitz(network, query)
+        first = None if self.total == 0 else _by_lipschitz(network, query)
         if first is None:
             return Complete(self.timeout, self.total).answer(network, query)
         left = (~first.holds).nonzero()[:, 0]
         if not len(left):
             return first
-        total = None if self.total is None else max(1e-3, self.total - time.monotonic() + began)
-        rest = Complete(self.timeout, total).answer(network, query[left])
+        complete = Complete(self.timeout, self.total)
+        if self.total is not None:
+            complete = complete.within(self.total - time.monotonic() + began)
+        rest = complete.answer(network, query[left])
         return _merged(first, left, rest)
 
 

@@ -29,7 +29,9 @@ class Method(ABC):
     # box that passed the post-fixed-point test, and so can be written down as a certificate
 
     hunts: bool = False  # True: it looks for witnesses in the query's inner boxes, too
+    bisects: bool = True  # False: too costly to be asked at one radius after the other
     together: int = 1000  # samples a batch, at most: what is lost when a run is killed
+    total: float | None = None  # seconds for all that is asked together, if there is a limit
 
     @abstractmethod
     def answer(self, network: StoredNetwork, query: Query) -> Answer:
@@ -41,6 +43,14 @@ class Method(ABC):
             RoundingError: this machine's arithmetic is not plain float64.
             InputError: the query does not fit the network.
         """
+
+    def within(
+        self,
+        seconds: float,  # perhaps not positive
+    ) -> Method:
+        """The same method with so much of its `total` left."""
+        del seconds
+        return self
 
 
 class StateBoxMethod(Method, ABC):
@@ -74,6 +84,13 @@ def unproved(network: StoredNetwork, reasons: Sequence[str]) -> StateBox:
     lo, hi = network.b.new_full(shape, phi.lower), network.b.new_full(shape, phi.upper)
     nothing = torch.zeros(len(reasons), dtype=torch.bool, device=lo.device)
     return StateBox(lo, hi, nothing, tuple(reasons))
+
+
+def undecided(network: StoredNetwork, query: Query, reason: str) -> Answer:
+    """The answer that nothing was proved of any sample, for one reason."""
+    rows = query.forms[0].rows if query.forms else 0
+    lower = query.box.lo.new_full((query.box.batch, rows), -torch.inf)
+    return Answer(query, lower, unproved(network, (reason,) * query.box.batch))
 
 
 def answer_from_state(network: StoredNetwork, query: Query, state: StateBox) -> Answer:

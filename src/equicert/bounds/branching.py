@@ -164,20 +164,24 @@ class Search:
         self,
         lower: Tensor,  # (k,) overwritten
     ) -> None:
-        """What branching proves of each form: the least bound of its leaves and open nodes."""
-        least = torch.full_like(lower, torch.inf)
+        """What branching proves of each clause: the least bound of its leaves and open nodes.
+
+        It is a bound on the greatest form of the clause, and is entered at the root's form.
+        """
+        clause, constant = self.task.clause, self.task.objectives.constant
+        least = torch.full_like(lower, torch.inf)  # by clause
         for form, bound in self.closed:
-            least[form] = min(float(least[form]), bound)
-        constant = self.task.objectives.constant
+            own = int(clause[form])
+            least[own] = min(float(least[own]), bound)
         for nodes in (self.open, *self.stuck):
             for part in torch.arange(len(nodes)).split(_MOST):
                 some = nodes[part.to(nodes.value.device)]
                 rows = self.task.rows(some.form, some.lo, some.hi)
                 bound = self.task.lagrangian.below(rows, some.multiplier)
                 bound = down(bound + constant[some.form]).nan_to_num(-torch.inf)
-                least.scatter_reduce_(0, some.form, bound, "amin")
+                least.scatter_reduce_(0, clause[some.form], bound, "amin")
         for form in self.roots:
-            lower[form] = torch.maximum(lower[form], least[form])
+            lower[form] = torch.maximum(lower[form], least[clause[form]])
 
     def _kept(self) -> int:
         """Vectors of length n that are held."""
@@ -254,6 +258,7 @@ class Search:
     def _closed(self, nodes: Nodes, ascent: Ascent) -> Tensor:  # (k,) bool
         """Bound the nodes from their parents' multipliers or afresh; which are closed by that."""
         lagrangian, constant = self.task.lagrangian, self.task.objectives.constant
+        self._choose_forms(nodes)
         rows = self.task.rows(nodes.form, nodes.lo, nodes.hi)
         needed = -constant[nodes.form]
         value, multiplier = adjoint_start(lagrangian, rows)
@@ -271,6 +276,27 @@ class Search:
             closed[some] = bound > 0
             self._leaves(nodes[some], bound, exact)
         return closed
+
+    def _choose_forms(self, nodes: Nodes) -> None:
+        """Turn each node to the form of its clause that promises most; one will do."""
+        clause, constant = self.task.clause, self.task.objectives.constant
+        if len(clause) == int(clause.amax()) + 1:
+            return
+        best = torch.full_like(nodes.value, -torch.inf)
+        chosen, multiplier = nodes.form.clone(), nodes.multiplier.clone()
+        for form in range(len(clause)):
+            rows = (clause[nodes.form] == clause[form]).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            asked = torch.full_like(rows, form)
+            own = self.task.rows(asked, nodes.lo[rows], nodes.hi[rows])
+            value, found = adjoint_start(self.task.lagrangian, own)
+            better = value + constant[form] > best[rows]
+            at = rows[better]
+            best[at], chosen[at] = value[better] + constant[form], form
+            changed = nodes.form[at] != form  # else the parent's multiplier may serve
+            multiplier[at[changed]] = found[better][changed]
+        nodes.form, nodes.multiplier = chosen, multiplier
 
     def _add(self, nodes: Nodes, closed: Tensor) -> None:
         self.open = Nodes.joined(self.open, nodes[(~closed).nonzero()[:, 0]])

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Self, final
 
 import torch
 
-from equicert.bounds.base import Method, check_forms
+from equicert.bounds.base import Method, check_forms, undecided
 from equicert.bounds.branching import Task
 from equicert.bounds.dual import Dual
 from equicert.bounds.hunting import Hunter, first_witnesses
@@ -38,30 +38,36 @@ class Searching(Method):
     Attributes:
         timeout: seconds a sample, or None for as long as it takes. What all samples share, the
             bounds to start from and the first search for witnesses, is not counted.
-        total: seconds for each call of `answer`, or None; what is left is `unknown`, "timeout".
+        total: seconds for all samples, or None; what is left then is `unknown`, "timeout".
 
     Raises:
-        InputError: a time that is not positive.
+        InputError: a time that is negative or NaN.
     """
 
     timeout: float | None = 60.0
     total: float | None = None
 
     post_fixed = True
+    bisects = False
     together = 100
     branches = False
 
     def __post_init__(self) -> None:
         for name in ("timeout", "total"):
             seconds = getattr(self, name)
-            if seconds is not None and not seconds > 0:
-                raise InputError(f"{name} must be a positive number of seconds, got {seconds!r}")
+            if seconds is not None and not seconds >= 0:
+                raise InputError(f"{name} is a number of seconds >= 0, got {seconds!r}")
+
+    def within(self, seconds: float) -> Self:
+        return replace(self, total=max(0.0, seconds))
 
     @torch.no_grad()
     def answer(self, network: StoredNetwork, query: Query) -> Answer:
         began = time.monotonic()
         check_width(network, query.box)
         check_forms(network, query)
+        if self.total == 0:
+            return undecided(network, query, "timeout")
         started = begin(network, query.box)
         answer = Dual().over(network, query, started)
         findings = [found or Finding(stage="interval") for found in answer.findings or ()]
@@ -81,7 +87,8 @@ class Searching(Method):
         return Answer(query, lower, state, findings=tuple(findings))
 
     def _decide(self, work: _Work, row: int, known: Finding, end: float) -> tuple[Sample, Finding]:
-        deadline = min(end, time.monotonic() + (self.timeout or math.inf))
+        began = time.monotonic()
+        deadline = min(end, math.inf if self.timeout is None else began + self.timeout)
         sample, hunter = work.sample(row), work.hunter(row, known)
         stage = "tightening"
         if time.monotonic() >= deadline:
@@ -93,7 +100,10 @@ class Searching(Method):
             stage = "complete"
             sample.branch(hunter, deadline)
         proof = sample.proof(work.started.start(row)) if sample.holds else None
-        found = Finding(proof, hunter.witness, hunter.above, hunter.point, sample.nodes, stage)
+        seconds = time.monotonic() - began
+        found = Finding(
+            proof, hunter.witness, hunter.above, hunter.point, sample.nodes, stage, seconds
+        )
         return sample, found
 
 

@@ -71,8 +71,11 @@ class Dual(Method):
                 better = value > lower[sample, form]
                 at = sample[better], form[better]
                 lower[at], multiplier[at] = value[better], found[better]
+        answer = Answer(query, lower, started.state)
+        if any(forms.clause is None for forms in query.forms):
+            return answer  # bounds were asked for, and nothing is to be decided
         held = plain.holds if started.t is None else torch.zeros_like(plain.holds)
-        return _with_proofs(Answer(query, lower, started.state), held, started, multiplier)
+        return _with_proofs(answer, held, started, multiplier)
 
     def _bound(
         self,

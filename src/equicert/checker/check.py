@@ -1,17 +1,23 @@
-"""The five checks of a folder, in their order; checks 2 to 5 are those of `exact.py`."""
+"""The five checks of a folder, in their order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
+from equicert.checker.box import input_box, point_of
 from equicert.checker.data import Sample, read_samples
 from equicert.checker.exact import Exact
 from equicert.checker.files import NotValidError
-from equicert.checker.folder import Claim, Record, Records, read_certified, read_claim, read_inputs
+from equicert.checker.folder import Claim, read_claim, read_decided, read_inputs
+from equicert.checker.integers import Box, show
 from equicert.checker.model import read_model
+from equicert.checker.records import STATE_BOX, TREE, WITNESS, Record, Records
+from equicert.checker.start import states
+from equicert.checker.tree import check_claim, check_tree
 
 _T = TypeVar("_T")
 
@@ -22,22 +28,28 @@ class Report:
 
     Attributes:
         model: the digest.
-        certificates: how many.
+        certificates: how many, trees among them.
+        trees: how many are trees.
+        witnesses: how many inputs have another label.
         dropped: whether a last record, cut short, was left out.
         radii: least and greatest eps of the boxes that are given by one; None without any.
         domain: as the folder says it: None, or the least lower and the greatest upper bound.
         compared: whether inputs and labels were compared with the data set.
         certified: the verdicts "certified" that a certificate backs; None where none were given.
+        falsified: the verdicts "falsified" that a witness backs; likewise.
     """
 
     model: str
     domain: tuple[float, float] | None
     compared: bool
     certificates: int = 0
+    trees: int = 0
+    witnesses: int = 0
     dropped: bool = False
     radii: tuple[float, float] | None = None
     certified: int | None = None
-    backing: dict[int, tuple[int, float | None]] = field(default_factory=dict, repr=False)
+    falsified: int | None = None
+    backing: dict[int, tuple[bool, int, float | None]] = field(default_factory=dict, repr=False)
 
 
 def check_folder(
@@ -54,8 +66,8 @@ def check_folder(
         model: a .safetensors or .npz file.
         activation: needed where an npz file does not name it.
         data: what the inputs must be bit for bit, and the labels; see `data.read_samples`.
-        verdicts: a verdict file whose every "certified" must have its certificate; by default
-            folder/verdicts.jsonl, if there is one.
+        verdicts: a verdict file whose every "certified" must have its certificate, and every
+            "falsified" its witness; by default folder/verdicts.jsonl, if there is one.
 
     Raises:
         NotValidError: something claimed does not hold; the message says what, with numbers.
@@ -64,7 +76,10 @@ def check_folder(
     network = read_model(model, activation)
     claim = read_claim(folder, network)
     exact = Exact(network)
-    exact.check_eta(claim.eta)
+    if claim.eta is not None:
+        exact.check_eta(claim.eta)
+    if claim.monotone is not None:
+        exact.check_monotone(claim.monotone)
     for _ in read_inputs(folder, claim, network.r):
         pass  # to the end, where their digest is compared
     domain = None if claim.domain is None else (min(claim.domain[0]), max(claim.domain[1]))
@@ -78,12 +93,52 @@ def check_folder(
         x = inputs(record.row)
         if samples is not None:
             _check_sample(record, x, samples(record.row))
-        exact.check_record(record, x, claim)
+        check_record(exact, record, x, claim)
         _count(report, record)
     report.dropped = records.dropped
     if verdicts is not None or (folder / "verdicts.jsonl").exists():
-        report.certified = _check_verdicts(report, verdicts or folder / "verdicts.jsonl", claim)
+        _check_verdicts(report, verdicts or folder / "verdicts.jsonl", claim)
     return report
+
+
+def check_record(exact: Exact, record: Record, x: Sequence[float], claim: Claim) -> None:
+    """Checks 3 to 5 of one record about the input x."""
+    where = f"row {record.row}: "
+    if record.label >= exact.q:
+        raise NotValidError(f"{where}label {record.label} of {exact.q} outputs")
+    inputs = input_box(record, x, claim, where)
+    if record.kind == WITNESS and record.x is not None:
+        inputs = point_of(inputs, record.x, where)
+    found = states(exact, claim, record.start, inputs, where)
+    if record.kind == TREE:
+        check_tree(exact, record, found, inputs, where)
+    elif record.kind == WITNESS:
+        _check_rival(exact, record, found, where)
+    else:
+        _check_margins(exact, record, found, where)
+
+
+def _check_margins(exact: Exact, record: Record, found: Box, where: str) -> None:
+    """(C_y - C_j) z + c_y - c_j >= the claimed margin > 0 over the box for all j != y."""
+    others = [j for j in range(exact.q) if j != record.label]
+    for j, claimed in zip(others, record.margins or (), strict=True):
+        check_claim(claimed, j, where)
+        least, _, k = exact.margin(record.label, j, found)
+        wanted, margin = Fraction(claimed), Fraction(least, 2 << k)
+        if margin < wanted:
+            gap = f"{show(margin)} < {show(wanted)}, by {show(wanted - margin)}"
+            raise NotValidError(f"{where}the margin against {j} is not as claimed: {gap}")
+
+
+def _check_rival(exact: Exact, record: Record, found: Box, where: str) -> None:
+    """(C_y - C_j) z + c_y - c_j < 0 over the box for the rival j."""
+    rival = record.rival
+    if rival >= exact.q or rival == record.label:
+        raise NotValidError(f"{where}rival {rival} of label {record.label} and {exact.q} outputs")
+    _, most, k = exact.margin(record.label, rival, found)
+    if most >= 0:
+        margin = show(Fraction(most, 2 << k))
+        raise NotValidError(f"{where}the margin against {rival} may be {margin}, not below 0")
 
 
 def _at(rows: Iterator[_T], what: str) -> Callable[[int], _T]:
@@ -100,8 +155,11 @@ def _at(rows: Iterator[_T], what: str) -> Callable[[int], _T]:
 
 
 def _count(report: Report, record: Record) -> None:
-    report.certificates += 1
-    report.backing[record.row] = record.label, record.eps
+    proved = record.kind in (STATE_BOX, TREE)
+    report.certificates += proved
+    report.trees += record.kind == TREE
+    report.witnesses += not proved
+    report.backing[record.row] = proved, record.label, record.eps
     if record.eps is not None:
         least, greatest = report.radii or (record.eps, record.eps)
         report.radii = min(least, record.eps), max(greatest, record.eps)
@@ -116,16 +174,17 @@ def _check_sample(record: Record, x: Sequence[float], sample: Sample) -> None:
         raise NotValidError(f"row {row}: label {record.label}, in the data set {label}")
 
 
-def _check_verdicts(report: Report, path: Path, claim: Claim) -> int:
-    count = 0
-    for row, label, eps in read_certified(path, claim):
+def _check_verdicts(report: Report, path: Path, claim: Claim) -> None:
+    count = {"certified": 0, "falsified": 0}
+    for status, row, label, eps in read_decided(path, claim):
+        proved, what = status == "certified", "certificate" if status == "certified" else "witness"
         backing = report.backing.get(row)
-        if backing is None:
-            raise NotValidError(f"row {row} is called certified in {path} without a certificate")
-        if backing[0] != label or (eps is not None and backing[1] != eps):
+        if backing is None or backing[0] != proved:
+            raise NotValidError(f"row {row} is called {status} in {path} without a {what}")
+        if backing[1] != label or (eps is not None and backing[2] != eps):
             raise NotValidError(
-                f"row {row} is called certified in {path} for label {label}, eps {eps}; its"
-                f" certificate is for label {backing[0]}, eps {backing[1]}"
+                f"row {row} is called {status} in {path} for label {label}, eps {eps}; its"
+                f" {what} is for label {backing[1]}, eps {backing[2]}"
             )
-        count += 1
-    return count
+        count[status] += 1
+    report.certified, report.falsified = count["certified"], count["falsified"]

@@ -13,9 +13,9 @@ from equicert.checker.files import NotValidError, UnreadableError, one_line
 
 _PROGRAM = "equicert check"
 _DESCRIPTION = """Check certificates in exact arithmetic: that each input of each box provably has
-its label, for the network with exactly the stored weights. It shares no code with the program that
-wrote them. Exit status 0: all are valid; 1: something claimed does not hold; 2: a file cannot be
-read."""
+its label, and of each witness that another class has the greater output there, for the network with
+exactly the stored weights. It shares no code with the program that wrote them. Exit status 0: all
+are valid; 1: something claimed does not hold; 2: a file cannot be read."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 # What a hostile file may still cause: nothing is decided.
-_REFUSED = (ValueError, ArithmeticError, MemoryError, RecursionError)
+_REFUSED = (UnreadableError, OSError, ValueError, ArithmeticError, MemoryError, RecursionError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--verdicts",
         type=Path,
-        help="a verdicts.jsonl whose every 'certified' must have its certificate (default: that of"
-        " the folder, if there is one)",
+        help="a verdicts.jsonl whose every 'certified' must have its certificate, and every"
+        " 'falsified' its witness (default: that of the folder, if there is one)",
     )
     parser.add_argument("--quiet", action="store_true", help="say nothing of what is valid")
     given = parser.parse_args(argv)
@@ -55,14 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NotValidError as error:
         sys.stdout.write(f"not valid: {one_line(error)}\n")
         return 1
-    except (
-        UnreadableError,
-        OSError,
-        ValueError,
-        ArithmeticError,
-        MemoryError,
-        RecursionError,
-    ) as error:
+    except _REFUSED as error:
         return _complain(error)
     if not given.quiet:
         sys.stdout.write(summary(report) + "\n")
@@ -76,7 +69,8 @@ def _complain(error: object) -> int:
 
 def summary(report: Report) -> str:
     """One line: what is valid."""
-    parts = [f"valid: {report.certificates} certificates for the model {report.model}"]
+    found = f"{report.certificates} certificates ({report.trees} of them trees)"
+    parts = [f"valid: {found} and {report.witnesses} witnesses for the model {report.model}"]
     if report.radii is not None:
         least, greatest = report.radii
         parts.append(f"eps {least!r}" if least == greatest else f"eps {least!r} to {greatest!r}")
@@ -88,6 +82,8 @@ def summary(report: Report) -> str:
         parts.append("inputs and labels are those of the data set")
     if report.certified is not None:
         parts.append(f"{report.certified} verdicts 'certified', each with its certificate")
+    if report.falsified:
+        parts.append(f"{report.falsified} verdicts 'falsified', each with its witness")
     if report.dropped:
         parts.append("a last record was cut short and is left out")
     return ", ".join(parts)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import struct
-import zlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,35 +25,44 @@ from equicert.checker.files import (
 )
 from equicert.checker.model import Model
 
-FORMAT, MAGIC = "equicert-certificates-1", b"equicert-proof-1"
+FORMAT = "equicert-certificates-2"
 INPUT_BYTES = 1 << 30  # of the inputs, uncompressed
 _LINE_BYTES = 1 << 16
-_KEYS = {"format", "model", "activation", "n", "r", "q", "eta", "domain", "data", "inputs"}
+_KEYS = {
+    "format",
+    "model",
+    "activation",
+    "n",
+    "r",
+    "q",
+    "eta",
+    "monotone",
+    "domain",
+    "data",
+    "inputs",
+}
+
+
+@dataclass(frozen=True)
+class Monotone:
+    """The claims `sym(Lambda (I - W)) >= m Lambda` and `||Lambda^(1/2) U||_2 <= norm`."""
+
+    Lambda: array[float]  # (n,)
+    m: float
+    norm: float
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What all records of a folder share."""
+    """What all records of a folder share; one of `eta` and `monotone` is there."""
 
     model: str
-    eta: array[float]  # (n,)
+    eta: array[float] | None  # (n,)
+    monotone: Monotone | None
     domain: tuple[array[float], array[float]] | None  # of length r each
     count: int  # of inputs
     sha256: str  # of the inputs
     data: str  # digest of the data set
-
-
-@dataclass(frozen=True)
-class Record:
-    """One certificate."""
-
-    row: int
-    label: int
-    eps: float | None  # or
-    ends: tuple[array[float], array[float]] | None  # the box itself
-    lo: array[float]  # (n,)
-    hi: array[float]  # (n,)
-    margins: array[float]  # (q - 1,)
 
 
 def read_claim(folder: Path, model: Model) -> Claim:
@@ -66,9 +73,9 @@ def read_claim(folder: Path, model: Model) -> Claim:
         NotValidError: it speaks of another model.
     """
     path = folder / "certificates.json"
-    limit = (1 << 16) + 64 * (model.n + 2 * model.r)
+    limit = (1 << 16) + 128 * (model.n + model.r)
     found = strict_json(read_bytes(path, limit), path)
-    if set(found) != _KEYS or found["format"] != FORMAT:
+    if found.get("format") != FORMAT or set(found) != _KEYS:
         raise UnreadableError(f"{path} is not of the format {FORMAT}")
     digest = model.digest
     if found["model"] != digest:
@@ -87,8 +94,20 @@ def read_claim(folder: Path, model: Model) -> Claim:
         lower, upper = (_floats(path, "domain", end, (1, model.r)) for end in domain)
         r = model.r // len(lower), model.r // len(upper)
         domain = lower * r[0], upper * r[1]
-    eta = _floats(path, "eta", found["eta"], (model.n,))
-    return Claim(digest, eta, domain, inputs["count"], inputs["sha256"], data["digest"])
+    eta = found["eta"] if found["eta"] is None else _floats(path, "eta", found["eta"], (model.n,))
+    monotone = _monotone(path, found["monotone"], model.n)
+    if eta is None and monotone is None:
+        raise UnreadableError(f"{path}: eta and monotone are both null")
+    return Claim(digest, eta, monotone, domain, inputs["count"], inputs["sha256"], data["digest"])
+
+
+def _monotone(path: Path, found: Any, n: int) -> Monotone | None:
+    if found is None:
+        return None
+    if not _is_object(found, Lambda=list, m=str, norm=str):
+        raise UnreadableError(f"{path}: monotone must be null or hold Lambda, m and norm")
+    (m,), (norm,) = (_floats(path, name, [found[name]], (1,)) for name in ("m", "norm"))
+    return Monotone(_floats(path, "Lambda", found["Lambda"], (n,)), m, norm)
 
 
 def _is_object(value: Any, **kinds: type) -> bool:
@@ -109,49 +128,6 @@ def _floats(path: Path, name: str, value: Any, lengths: tuple[int, ...]) -> arra
             raise UnreadableError(f"{path}: {name} has {text[:80]!r}, not as float.hex writes it")
         found.append(number)
     return found
-
-
-class Records:
-    """The records of `certificates.bin`, in turn; `dropped`: whether a last one is cut short."""
-
-    def __init__(self, folder: Path, model: Model) -> None:
-        self.path, self.model, self.dropped = folder / "certificates.bin", model, False
-        self.bytes = regular(self.path)
-
-    def __iter__(self) -> Iterator[Record]:
-        model, last = self.model, -1
-        short = 10 + 8 * (2 * model.n + model.q - 1)
-        lengths = {0: short + 8, 1: short + 16 * model.r}  # by the form of the box
-        with self.path.open("rb") as stream:
-            if stream.read(len(MAGIC)) != MAGIC:
-                raise UnreadableError(f"{self.path} does not begin with {MAGIC.decode()!r}")
-            while head := stream.read(8):
-                at = f"{self.path}, record at byte {stream.tell() - len(head)}"
-                length = int.from_bytes(head[:4], "little")
-                if len(head) >= 4 and length not in lengths.values():
-                    raise UnreadableError(f"{at}: no record of this model has {length} bytes")
-                body = stream.read(length) if len(head) == 8 else b""
-                if body[:1] not in (b"", b"\1") or (
-                    len(body) > 1 and lengths.get(body[1]) != length
-                ):
-                    raise UnreadableError(f"{at}: its kind, form and length do not agree")
-                if len(head) < 8 or len(body) < length:
-                    self.dropped = True
-                    return
-                if zlib.crc32(body) != int.from_bytes(head[4:], "little"):
-                    raise UnreadableError(f"{at}: its check sum is wrong")
-                record = self._record(body)
-                if record.row <= last:
-                    raise UnreadableError(f"{at}: row {record.row} after row {last}")
-                last = record.row
-                yield record
-
-    def _record(self, body: bytes) -> Record:
-        _, form, row, label = struct.unpack("<BBII", body[:10])
-        values, n, r = numbers(body[10:], "d"), self.model.n, self.model.r
-        eps, ends = (values[0], None) if form == 0 else (None, (values[:r], values[r : 2 * r]))
-        z = values[1:] if form == 0 else values[2 * r :]
-        return Record(row, label, eps, ends, z[:n], z[n : 2 * n], z[2 * n :])
 
 
 def read_inputs(folder: Path, claim: Claim, r: int) -> Iterator[array[float]]:
@@ -177,8 +153,8 @@ def read_inputs(folder: Path, claim: Claim, r: int) -> Iterator[array[float]]:
         raise NotValidError(f"{path} does not have the digest claimed, {claim.sha256[:80]}")
 
 
-def read_certified(path: Path, claim: Claim) -> Iterator[tuple[int, int, float | None]]:
-    """Row, label and eps of each line of a verdict file that says "certified".
+def read_decided(path: Path, claim: Claim) -> Iterator[tuple[str, int, int, float | None]]:
+    """Status, row, label and eps of each line of a verdict file that says what has a record.
 
     eps is the line's `radius`, or else that of the run whose `run.json` lies beside the file, or
     None: then the file does not say.
@@ -198,13 +174,13 @@ def read_certified(path: Path, claim: Claim) -> Iterator[tuple[int, int, float |
             if len(raw) == _LINE_BYTES:
                 raise UnreadableError(f"{where} is too long")
             line = strict_json(raw, where)
-            if line.get("status") == "certified":
+            if (status := line.get("status")) in ("certified", "falsified"):
                 row, label, radius = line.get("index"), line.get("label"), line.get("radius", eps)
                 if type(row) is not int or type(label) is not int:
                     raise UnreadableError(f"{where} has no index or no label")
                 if type(radius) not in (int, float, type(None)):
                     raise UnreadableError(f"{where} has a radius that is no number")
-                yield row, label, radius
+                yield status, row, label, radius
 
 
 def _eps_of_run(path: Path, claim: Claim) -> Any:

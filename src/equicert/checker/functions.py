@@ -164,6 +164,18 @@ def parse(text: str) -> tuple[str, Function]:
     raise UnreadableError(f"the activation {text[:80]!r} is none that is checked here: {known}")
 
 
+def is_linear(spec: str) -> bool:
+    """Whether a canonical activation is piecewise linear."""
+    return spec in ("relu", "identity", "hard_tanh") or spec.startswith("leaky_relu(")
+
+
+def slope(spec: str) -> Fraction:
+    """The slope of relu, leaky_relu(a) or identity below 0; above it is 1."""
+    if spec.startswith("leaky_relu("):
+        return Fraction(float(spec[len("leaky_relu(") : -1]))
+    return Fraction(spec == "identity")
+
+
 def at_least(phi: Function, t: Fraction, v: Fraction) -> bool:
     """Whether phi(t) >= v."""
     return _decide(phi, t, v, upper=False)

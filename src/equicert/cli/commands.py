@@ -8,6 +8,7 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from equicert.cli.methods import method_of
 from equicert.cli.options import (
     AttackOptions,
     BoundOptions,
@@ -20,13 +21,11 @@ from equicert.schedules import TrainConfig
 
 if TYPE_CHECKING:
     from equicert.attacks import Attack
-    from equicert.bounds import Method
     from equicert.boxes import Box, Domain
     from equicert.data import DataSet
     from equicert.stored import StoredNetwork
 
 
-_AT_POINT = ("--bound", "--per-margin")  # of certificates that speak of a radius about x
 _PGD_SETTINGS = ("steps", "step_size", "restarts", "seed")
 
 
@@ -87,7 +86,7 @@ def run_certify(
     """`equicert certify`."""
     from equicert.evaluation import Certification
 
-    method = _method(options, per_margin, local)
+    method = method_of(options, per_margin, local)
     eps = None if radius else options.eps
     tolerance = _tolerance(options)
     job = Certification(method, eps, options.largest, options.resolution, tolerance)
@@ -101,40 +100,6 @@ def _tolerance(options: CertifyOptions) -> float | None:
     if options.tol is not None:
         raise InputError("--tol is the tolerance of the float32 program: add --deployed float32")
     return None
-
-
-def _method(options: CertifyOptions, per_margin: bool, local: bool) -> Method:
-    """The certificate; a setting that it does not have is refused, for it would be ignored."""
-    from equicert import bounds
-    from equicert.lipschitz import BOUNDS
-
-    given = {"--bound": options.bound is not None, "--per-margin": per_margin, "--local": local}
-    match options.method, options.bound:
-        case "lipschitz", None:
-            used, method = ("--local",), bounds.Lipschitz(local)
-        case "lipschitz", str() as name if name in BOUNDS:
-            used, method = _AT_POINT, bounds.LipschitzRadius(BOUNDS[name], per_margin)
-        case "spectral", "lmi":
-            used, method = ("--bound",), bounds.SpectralLmi()
-        case "spectral", "printed":
-            used, method = _AT_POINT, bounds.SpectralAtPoint(per_margin)
-        case _:
-            plain: dict[str, type[Method]] = {
-                "interval": bounds.Interval,
-                "lipschitz": bounds.Lipschitz,
-                "sign-split": bounds.SignSplit,
-                "spectral": bounds.Spectral,
-                "semidefinite": bounds.Semidefinite,
-            }
-            used, method = (), plain[options.method]()
-    for name, present in given.items():
-        if present and name not in used:
-            raise InputError(
-                f"{name} is not a setting of this certificate, {method.name}: --method lipschitz"
-                " takes --local, or --bound weighted, row-sum or derived and with it --per-margin;"
-                " --method spectral takes --bound lmi, or printed and with it --per-margin"
-            )
-    return method
 
 
 def run_attack(options: AttackOptions, model: str, *, quiet: bool, resume: bool) -> None:

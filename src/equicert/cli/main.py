@@ -34,9 +34,9 @@ _DESCRIPTION = """Train implicit (equilibrium) neural networks whose robustness 
 prove it. `equicert COMMAND --help` explains each; `equicert demo` shows them all at work."""
 
 _HELP = {
-    "train": "Train a robust implicit network by inclusion functions ([J22], (11)), with its"
-    " Lipschitz bound penalised (8), or adversarially, and write OUT/model.safetensors. Killed at"
-    " any moment, --resume OUT continues to the same weights.",
+    "train": "Train a robust implicit network by inclusion functions ([J22], (11)), over whole or"
+    " small boxes, with its Lipschitz bound penalised (8), or adversarially, and write"
+    " OUT/model.safetensors. Killed at any moment, --resume OUT continues to the same weights.",
     "certify": "Decide for every test sample whether each input within eps provably has its label."
     " A line a sample goes to OUT/verdicts.jsonl: 'certified' is a theorem about the stored"
     " weights, 'claimed' the word of a solver, 'unknown' says why it is neither. --certificates DIR"

@@ -12,9 +12,9 @@ class DataOptions:
 
     Args:
         preset: recipe whose settings are the defaults below: published ([J22], (11)),
-            lipschitz-published ([J22], (8)), best (certifies the most of those tried on mnist), or
-            adversarial ([M18], for empirical robustness). On the command line only, not in a
-            --config file.
+            lipschitz-published ([J22], (8)), best (certifies the most by box bounds of those
+            tried on mnist), adversarial ([M18], for empirical robustness), or small-box ([M23], for
+            methods that search). On the command line only, not in a --config file.
         data: digits, mnist, or an .npz file with x_train, y_train, x_test, y_test.
         out: folder of the run; model.safetensors is written there.
         domain: 'lo,hi' or 'none'; default the data set's own. Boxes are clipped to it.
@@ -22,7 +22,9 @@ class DataOptions:
         resume: continue the run in this folder, with its own options.
     """
 
-    preset: Literal["published", "best", "lipschitz-published", "adversarial"] = "published"
+    preset: Literal["published", "best", "lipschitz-published", "adversarial", "small-box"] = (
+        "published"
+    )
     data: str | None = None
     out: str | None = None
     domain: str | None = None
@@ -44,7 +46,13 @@ class CertifyOptions:
             iteration of [WeiK22], for comparison; spectral is the l2 bound of [P21] for monotone
             networks, sharpened, or as printed, if --bound is given;
             semidefinite is the relaxation of [C21] for small networks, whose verdicts are claims
-            of a solver (needs the extra sdp).
+            of a solver (needs the extra sdp). For ReLU, leaky ReLU and hard-tanh: dual bounds
+            every margin by a multiplier that is ascended; tightening bounds every neuron so,
+            first; complete goes on by branch and bound and looks for witnesses, until each sample
+            is certified or falsified; auto is lipschitz, interval and complete in turn, each sample
+            leaving at the first that decides it.
+        timeout: with tightening, complete and auto, seconds a sample; default 60.
+        total_timeout: with these, seconds for all samples; what is left is unknown.
         bound: with lipschitz, certificate (13) as printed, margin(x) - 2 Lip radius, by this bound
             on Lip: weighted (Theorem 6.1), row-sum ([EG21]) or derived. With spectral, printed is
             margin(x) - sqrt(2) Lip_2 sqrt(inputs) radius, Lip_2 that of [P21], and lmi takes Lip_2
@@ -60,7 +68,8 @@ class CertifyOptions:
         data_dir: where mnist/ lies; default $EQUICERT_DATA_DIR, then the cache.
         out: folder for verdicts.jsonl and summary.json.
         certificates: folder for a proof of every certified verdict, which `equicert check` checks;
-            for interval, sign-split, and lipschitz without --bound. Verdicts and summary are
+            for interval, sign-split, lipschitz without --bound, dual, tightening, complete and
+            auto, which also write the witness of every falsified verdict. Verdicts and summary are
             written there, too, unless --out names another folder.
         threads: CPU threads; default torch's choice.
     """
@@ -69,10 +78,22 @@ class CertifyOptions:
     eps: float = 0.1
     largest: float = 1.0
     resolution: float = 1e-4
-    method: Literal["interval", "lipschitz", "sign-split", "spectral", "semidefinite"] = "interval"
+    method: Literal[
+        "interval",
+        "lipschitz",
+        "sign-split",
+        "spectral",
+        "semidefinite",
+        "dual",
+        "tightening",
+        "complete",
+        "auto",
+    ] = "interval"
     bound: Literal["weighted", "row-sum", "derived", "printed", "lmi"] | None = None
     deployed: Literal["float32"] | None = None
     tol: float | None = None
+    timeout: float | None = None
+    total_timeout: float | None = None
     domain: str | None = None
     limit: int | None = None
     batch_size: int = 1000

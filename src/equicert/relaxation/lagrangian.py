@@ -19,6 +19,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from equicert.errors import InputError
 from equicert.relaxation.graphs import Graph, PiecewiseLinear
 from equicert.rounding import TINY, UNIT, down, gamma, up
 from equicert.stored import StoredNetwork
@@ -75,7 +76,16 @@ class Lagrangian:
 
     @classmethod
     def of(cls, network: StoredNetwork) -> Self:
-        """Of a network whose psi is piecewise linear."""
+        """Of a network whose psi is piecewise linear.
+
+        Raises:
+            InputError: it is not.
+        """
+        if network.activation.slopes is None:
+            raise InputError(
+                f"dual bounds are for piecewise-linear activations, not {network.activation.name}:"
+                " use interval, lipschitz or, for a monotone network, spectral"
+            )
         graph = PiecewiseLinear(network.activation, network.diagonal)
         W, U = network.W.dense().clone().fill_diagonal_(0), network.U.dense()
         return cls(graph, W, U, network.b)
