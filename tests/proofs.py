@@ -59,7 +59,7 @@ class Folder:
     activation: str
     eta: Array | None  # (n,)
     inputs: Array  # (N, r)
-    proofs: list[Proof]
+    proofs: list[Any]  # Proof, or others with a body
     domain: tuple[list[float], list[float]] | None = None
     header: dict[str, Any] = field(default_factory=dict)  # in place of what is true
     monotone: dict[str, Any] | None = None

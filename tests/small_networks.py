@@ -6,6 +6,7 @@ Few bits keep exact arithmetic fast; what is drawn is checked exactly, not belie
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -120,3 +121,11 @@ def every_kind(activation: str, seeds: range, n: int = 5, r: int = 2) -> Iterato
         yield monotone(seed, n, r, activation=activation)
         yield monotone(seed, n, r, activation=activation, lben=True)
         yield feed_forward(seed, (n // 2, n - n // 2), r, activation=activation)
+
+
+def varied(seed: int, n: int = 5) -> Iterator[Network]:
+    """Each kind once, and each activation: what a quick test can afford."""
+    yield from every_kind("relu", range(seed, seed + 1), n)
+    for made in (contracting(seed, n - 1), monotone(seed, n - 1, lben=True)):
+        yield replace(made, activation="leaky_relu(0.125)")
+        yield replace(made, activation="hard_tanh")

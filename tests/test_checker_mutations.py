@@ -225,7 +225,7 @@ def _a_choice(f: Folder, rng: random.Random) -> str:
     elif what == "ends of Z":
         proof.lo, proof.hi = rng.choice([(proof.hi, proof.lo), (proof.lo, proof.lo)])
     elif what == "order of eta":
-        f.eta = f.eta[::-1].copy()
+        f.eta = np.flip(np.asarray(f.eta)).copy()
     elif what == "row":
         proof.row = rng.choice([0, 1, 1 << 20])
     else:

@@ -104,8 +104,8 @@ def _written(case: Case, root: Path) -> tuple[Path, Path]:
 
 
 def exact_model(net: Network) -> Exact:
-    values = [array("d", np.ascontiguousarray(a).ravel().tolist()) for a in net.arrays]
-    return Exact(Model(*values, *parse(net.activation)))
+    W, U, b, C, c = (array("d", a.ravel().tolist()) for a in net.arrays)
+    return Exact(Model(W, U, b, C, c, *parse(net.activation)))
 
 
 @st.composite
@@ -125,8 +125,8 @@ def bound_problems(
     )
     activation = draw(st.sampled_from([*ACTIVATIONS, "identity", "leaky_relu(0.1)"]))
     net = Network("", W, drawn(n, r), drawn(n), drawn(2, n), drawn(2), activation)
-    boxes = [[sorted(pair) for pair in drawn(count, 2).tolist()] for count in (n, r)]
-    return net, *boxes, drawn(n).tolist()
+    Z, X = ([sorted(pair) for pair in drawn(count, 2).tolist()] for count in (n, r))
+    return net, Z, X, drawn(n).tolist()
 
 
 @settings(max_examples=100)
@@ -137,7 +137,7 @@ def test_the_bound_is_the_exact_one(
     """It is at least its exact value, not more than it, and not more by the least bit."""
     net, Z, X, lam = drawn
     exact = exact_model(net)
-    problem = Problem(*(to_fractions(a) for a in net.arrays), net.activation, _pairs(X))
+    problem = Problem.of(net.arrays, net.activation, _pairs(X))
     bounds = problem.ranges(_pairs(Z))
     node = Node(exact, _box(Z), _box(X), 1200)
     assert [Fraction(v, 1 << node.k) for pair in node.bounds for v in pair] == [
@@ -245,7 +245,7 @@ def hand_made(*steps: bytes, chain: tuple[bytes, ...] = (), margin: float = 0.12
     arrays = dict(zip("WUbCc", CHAIN.arrays, strict=True))
     folder = Folder(arrays, "relu", np.array([1.0, 2.0]), np.zeros((1, 1)), [record])
     box = [(Fraction(-1), Fraction(1))]
-    problem = Problem(*(to_fractions(a) for a in CHAIN.arrays), "relu", box)
+    problem = Problem.of(CHAIN.arrays, "relu", box)
     return Case(CHAIN, folder, record, problem)
 
 
@@ -324,6 +324,18 @@ def test_wrong_steps_are_named(name: str, tmp_path: Path) -> None:
     steps, chain, says = WRONG[name]
     case = hand_made(*steps, chain=chain)
     refused(case, tmp_path, says)
+    assert Judge(case.folder).holds(case.record.body()) is False
+
+
+def test_a_tree_begins_from_the_chain_alone(tmp_path: Path) -> None:
+    """Where r_1 >= 0 it is z_0 <= 1/4: not in the next tree, about y_0 - y_2 = 1/2 - z_0."""
+    case = hand_made()
+    case.folder.arrays["C"] = np.array([[1.0, 1.0], [0.0, 0.0], [2.0, 1.0]])
+    case.folder.arrays["c"] = np.array([-0.125, 0.0, -0.625])
+    last = inner(0, True, 0.25, [1.0, -1.0])
+    first = [split(1, 0), leaf(TIGHT), last, leaf(TIGHT)]
+    case.record = Tree(0, 0, 1.0, START, [], [0.125, 0.25], [first, [leaf(NONE)]])
+    refused(case, tmp_path, "class 2, step 4: the margin claimed does not follow, by 0.75")
     assert Judge(case.folder).holds(case.record.body()) is False
 
 

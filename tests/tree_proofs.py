@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -95,6 +95,7 @@ def multiplier(values: Sequence[float]) -> bytes:
     bitmap = sum(1 << i for i, v in enumerate(values) if v).to_bytes(-(-len(values) // 8), "little")
     used = [Fraction(v) for v in values if v]
     e = -1074
+    e = e if used else 0
     while used and all((v / Fraction(2) ** (e + 1)).denominator == 1 for v in used):
         e += 1
     for width, code in ((2, "h"), (4, "i")):
@@ -141,6 +142,12 @@ class Problem:
     c: Vector
     activation: str
     box: Ranges
+
+    @classmethod
+    def of(cls, arrays: Iterable[Any], activation: str, box: Ranges) -> Problem:
+        """From W, U, b, C, c, in floats or fractions."""
+        W, U, b, C, c = (to_fractions(array) for array in arrays)
+        return cls(W, U, b, C, c, activation, box)
 
     def psi(self, i: int, r: Fraction) -> Fraction:
         """The z with z = phi(W_ii z + r)."""
@@ -311,7 +318,7 @@ class Judge:
 
     def folder_holds(self) -> bool:
         """What all records share."""
-        W, U = self.arrays[:2]
+        W, U, *_ = self.arrays
         if self.folder.eta is not None and not contracts(W, to_fractions(self.folder.eta)):
             return False
         if self.monotone is None:
@@ -341,7 +348,7 @@ class Judge:
         if kind not in (1, 2, 3) or form not in (0, 1):
             raise MalformedError
         ends = reader.floats(1) if form == 0 else reader.floats(2 * r)
-        x = None
+        x, rival = None, -1
         if kind == 3:
             (rival,) = reader.unpack("<I")
             x = reader.floats(r)
@@ -353,7 +360,7 @@ class Judge:
             if not all(lo <= v <= hi for v, (lo, hi) in zip(x, box, strict=True)):
                 return False
             box = [(Fraction(v), Fraction(v)) for v in x]
-        problem = Problem(*self.arrays, self.folder.activation, box)
+        problem = Problem.of(self.arrays, self.folder.activation, box)
         Z = self._states(problem, start, wider)
         if Z is None:
             return False

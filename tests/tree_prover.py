@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
 from scipy.optimize import linprog
 
-from exact import Vector, embedded_fixed_point, fixed_point, to_fractions
+from exact import Vector, dot, embedded_fixed_point, fixed_point, to_fractions
 from monotone_networks import monotone_weight
 from networks import Network, random_network
 from proofs import Folder, ends_of
@@ -41,11 +41,11 @@ ACTIVATIONS = ("relu", "leaky_relu(0.25)", "hard_tanh")
 def down(value: Fraction) -> float:
     """The greatest float64 that is at most value."""
     near = float(value)
-    return near if Fraction(near) <= value else math.nextafter(near, -math.inf)
+    return (near if Fraction(near) <= value else math.nextafter(near, -math.inf)) + 0.0
 
 
 def up(value: Fraction) -> float:
-    return -down(-value)
+    return 0.0 - down(-value)
 
 
 @dataclass
@@ -193,8 +193,8 @@ def bare_folder(net: Network, x: Array, domain: tuple[float, float] | None) -> F
         return Folder(arrays, net.activation, net.eta, x[None], [], ends_of(domain))
     Lambda = np.asarray(net.eta)
     norm = float(np.linalg.norm(np.sqrt(Lambda)[:, None] * net.U, 2)) * (1 + 1e-12)
-    claim = {"Lambda": [float(v).hex() for v in Lambda]}
-    claim |= {"m": (1.0 - 1e-9).hex(), "norm": norm.hex()}  # type: ignore[dict-item]
+    weights = [float(v).hex() for v in Lambda]
+    claim = {"Lambda": weights, "m": (1.0 - 1e-9).hex(), "norm": norm.hex()}
     return Folder(arrays, net.activation, None, x[None], [], ends_of(domain), monotone=claim)
 
 
@@ -202,7 +202,7 @@ def problem_of(net: Network, x: Array, eps: float, domain: tuple[float, float] |
     low, high = domain or (-math.inf, math.inf)
     wide = Fraction(eps)
     box = [(Fraction(max(v - wide, low)), Fraction(min(v + wide, high))) for v in to_fractions(x)]
-    return Problem(*(to_fractions(a) for a in net.arrays), net.activation, box)
+    return Problem.of(net.arrays, net.activation, box)
 
 
 def start_of(net: Network, problem: Problem, folder: Folder) -> tuple[bytes, Ranges]:
@@ -238,9 +238,7 @@ class Case:
 def outputs_at(net: Network, x: Vector) -> Vector:
     z = fixed_point(net.W, net.U, net.b, x, net.activation)
     C, c = to_fractions(net.C), to_fractions(net.c)
-    return [
-        sum((w * v for w, v in zip(row, z, strict=True)), k) for row, k in zip(C, c, strict=True)
-    ]
+    return [dot(row, z) + k for row, k in zip(C, c, strict=True)]
 
 
 def proved(
@@ -286,11 +284,7 @@ def witnessed(
             y = outputs_at(net, to_fractions(ends))
             rival = max(range(3), key=y.__getitem__)
             if y[rival] - y[label] > Fraction(1, 100):
-                point = Problem(*_same(problem), [(Fraction(v), Fraction(v)) for v in ends])
+                point = replace(problem, box=[(Fraction(v), Fraction(v)) for v in ends])
                 start, _ = start_of(net, point, folder)
                 record = Witnessed(0, label, eps, rival, np.array(ends), start)
                 return Case(net, folder, record, problem)
-
-
-def _same(p: Problem) -> tuple[list[Vector], list[Vector], Vector, list[Vector], Vector, str]:
-    return p.W, p.U, p.b, p.C, p.c, p.activation

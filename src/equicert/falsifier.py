@@ -35,8 +35,9 @@ from equicert.targets import Targets
 _TOLERANCE = 1e-6  # of the solves on the way
 _FINE = 1e-11  # of those that compare the last few points
 _ADJOINT_TOLERANCE = 1e-4  # relative to the cotangent: a step looks at signs
-_MAX_STEPS = 500  # of one of them; what takes longer is not searched
+_MAX_STEPS = 2000  # of one of them; what takes longer is not searched
 _CORNER = 3.0  # half-widths: from every point of a box to the corner, whatever the rounding
+_NEAR = (0.04, 0.02, 0.01, 0.005, 0.0025)  # half-widths: about the last point
 _SHARE = 0.5  # see `Targets.direction`
 _NOISE = 10.0  # a form is visibly negative below so many times the tolerance of its states
 
@@ -113,6 +114,8 @@ class Search:
             InputError: boxes or starts that do not fit the network or the targets.
         """
         _check(network, targets, box, starts)
+        if not targets.rows:
+            return Found(box.lo, targets.which, box.lo.new_empty(0))
         coarse, fine = Engine(network, _TOLERANCE), Engine(network, _FINE)
         rows = torch.arange(box.batch, device=box.lo.device)
         parts = []
@@ -247,12 +250,18 @@ class _Best:
         self.value[rows, clause], self.x[rows, clause] = value[better, 0], x[better, 0]
 
     def polished(self, engine: Engine) -> tuple[Tensor, Tensor, Tensor]:  # (k, r), (k,), (k,)
-        """The columns of `Found`: the best clause, from corner to corner, by fine solves."""
-        clause = self.value.argmin(1)
+        """The columns of `Found`: the best clause, where it is open by more corners, then nearby.
+
+        By finer solves, which tell small differences apart.
+        """
+        value, clause = self.value.min(1)
         x = self.x[torch.arange(len(clause), device=clause.device), clause]
-        targets = self.targets.clause(clause)
-        value, x = _descent(engine, targets, self.box, x, (_CORNER, _CORNER))
-        return x[:, 0], clause, value[:, 0]
+        rows = self.open_rows()
+        box, targets = self.box[rows], self.targets[rows].clause(clause[rows])
+        for sizes in ((_CORNER, _CORNER), _NEAR):
+            least, point = _descent(engine, targets, box, x[rows], sizes)
+            value[rows], x[rows] = least[:, 0], point[:, 0]  # no worse: the start is among them
+        return x, clause, value
 
 
 def _descent(
@@ -282,7 +291,8 @@ def _descent(
 
 def _check(network: StoredNetwork, targets: Targets, box: Box, starts: Tensor | None) -> None:
     k, r = targets.rows, network.inputs
-    if targets.A.shape[3] != network.outputs or (box.batch, box.inputs) != (k, r):
+    fits = targets.A.shape[3] == network.outputs or not k
+    if not fits or (box.batch, box.inputs) != (k, r):
         raise InputError(
             f"{k} targets on this network need forms of {network.outputs} columns and boxes of"
             f" shape {(k, r)}, got {targets.A.shape[3]} columns and {(box.batch, box.inputs)}"

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equicert.bounds import Complete, Dual
+from equicert.bounds import Complete, Dual, Interval
 from equicert.boxes import Box
 from equicert.compressed import plain_suffix
 from equicert.conjunctions import with_combinations
@@ -122,12 +122,14 @@ def verify(
         if left <= 0:
             open_.append(_TIMEOUT)
             break
+        proved, reason = False, ""
         for found in _attempts(network, case, left / (len(cases) - number)):
             counterexample = None if found.point is None else judge(case, found.point)
             if counterexample is not None:
                 return Verification(Result.SAT, "", counterexample)
-            if found.reason:
-                open_.append(found.reason)
+            proved, reason = proved or found.holds, found.reason or reason
+        if not proved:
+            open_.append(reason)
     if not open_:
         return Verification(Result.UNSAT)
     if _TIMEOUT in open_:
@@ -141,30 +143,33 @@ class _Attempt:
 
     Attributes:
         point: (r,) float64, the most promising counterexample, or None.
-        reason: "" where the property is proved, else why not; None of a search, which cannot.
+        holds: whether the property is proved over the case.
+        reason: "" where it is, else why not.
     """
 
     point: Tensor | None
-    reason: str | None
+    holds: bool = False
+    reason: str = ""
 
 
 def _attempts(network: StoredNetwork, case: Case, seconds: float) -> Iterator[_Attempt]:
     """The one place that chooses methods: they decide the case within the time, or say why not."""
     deadline = time.monotonic() + seconds
     query = _query(network, case)
-    if any(len(clause) > 1 for clause in case.clauses):
-        # The verifier's own search follows one form of a conjunction at a time.
+    smooth = network.activation.slopes is None
+    if smooth or any(len(clause) > 1 for clause in case.clauses):
+        # Interval bounds do not search, and the verifier follows one form of a clause at a time.
         found = falsify(network, query, case.within(), search=_THOROUGH)
-        yield _Attempt(found.bounds.x[0], None)
+        yield _Attempt(found.bounds.x[0])
     left = deadline - time.monotonic()
     if left <= 0:
-        yield _Attempt(None, _TIMEOUT)
+        yield _Attempt(None, reason=_TIMEOUT)
         return
-    total = None if math.isinf(left) else left
-    answer = Complete(timeout=None, total=total).answer(network, query)
+    complete = Complete(timeout=None, total=None if math.isinf(left) else left)
+    answer = (Interval() if smooth else complete).answer(network, query)
     [finding] = answer.findings or (None,)
     point = None if finding is None or finding.point is None else torch.from_numpy(finding.point)
-    yield _Attempt(point, "" if bool(answer.holds.all()) else answer.reasons[0])
+    yield _Attempt(point, bool(answer.holds.all()), answer.reasons[0])
 
 
 def _query(network: StoredNetwork, case: Case) -> Query:
@@ -190,7 +195,8 @@ def _samples(network: StoredNetwork, box: Box) -> NDArray[np.float64]:  # (s, q)
 
 def _sizes(network: StoredNetwork, box: Box) -> list[float]:
     """Proved bounds on |y| over the box; infinite where there are none."""
-    lower = Dual().answer(network, Query.of_outputs(box, network.outputs)).lower[0]
+    method = Interval() if network.activation.slopes is None else Dual()
+    lower = method.answer(network, Query.of_outputs(box, network.outputs)).lower[0]
     lo, above = lower.chunk(2)  # of y and of -y
     return (-torch.minimum(lo, above)).clamp(min=0).tolist()
 

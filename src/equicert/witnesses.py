@@ -169,11 +169,21 @@ def falsify(
     ):
         raise InputError("the boxes to search need to lie in those of the query, one for each")
     points = 0.5 * inner.lo + 0.5 * inner.hi if query.x is None else query.x
-    points = points[:, None]
-    if starts is not None:
-        points = torch.cat([points, starts], 1)
     targets = Targets.of(query)
-    found = (search or Search()).run(network, targets, inner, points)
+    found = (search or Search()).run(network, targets, inner, _with(points, starts))
     return Attempt(
         query, found.clause, upper_bounds(network, found.x, targets.clause(found.clause))
     )
+
+
+def _with(points: Tensor, starts: Tensor | None) -> Tensor:  # (batch, 1 + s, r)
+    points = points[:, None]
+    if starts is None:
+        return points
+    batch, _, inputs = points.shape
+    if starts.ndim != 3 or (len(starts), starts.shape[2]) != (batch, inputs):
+        raise InputError(
+            f"starts have shape ({batch}, s, {inputs}), got {tuple(starts.shape)}: some points of"
+            " each box"
+        )
+    return torch.cat([points, starts], 1)

@@ -7,6 +7,9 @@ its first phase, by which the bound on any form grows without limit.
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import numpy as np
 import torch
 from scipy.optimize import linprog
@@ -14,8 +17,11 @@ from torch import Tensor
 
 from equicert.bounds.branching import Hunt, Nodes, Task
 
+_SECONDS, _LEAST_SECONDS = 2.0, 0.1  # for one programme
+_INFEASIBLE = 2  # scipy's word for it
 
-def settle(task: Task, node: Nodes, hunt: Hunt) -> tuple[Tensor | None, bool]:
+
+def settle(task: Task, node: Nodes, hunt: Hunt, deadline: float) -> tuple[Tensor | None, bool]:
     """A multiplier (n,) that should close the node, or None; and whether a witness was found."""
     lagrangian = task.lagrangian
     lo, hi = node.lo[0], node.hi[0]
@@ -29,14 +35,28 @@ def settle(task: Task, node: Nodes, hunt: Hunt) -> tuple[Tensor | None, bool]:
     cost = np.concatenate([a * slope, np.zeros(r)])
     x_lo, x_hi = ((task.centre + s * task.half)[0].cpu().numpy() for s in (-1, 1))
     bounds = np.stack([np.concatenate(ends) for ends in ((lo.cpu(), x_lo), (hi.cpu(), x_hi))], 1)
-    found = linprog(cost, A_eq=A, b_eq=b, bounds=bounds, method="highs")
+    found = _solved(cost, A, b, bounds, deadline)
     if found.status == 0:
         x = torch.as_tensor(found.x[n:], dtype=lo.dtype, device=lo.device)
         witnessed = hunt(x[None], node.form)
         return torch.as_tensor(found.eqlin.marginals).to(lo), witnessed
     ends = np.abs([slope * end.cpu().numpy() + level for end in (lo, hi)])
     size = float(np.abs(a) @ ends.max(0)) + abs(float(task.objectives.constant[node.form[0]]))
-    return _first_phase(A, b, bounds, size, lo), False
+    if found.status != _INFEASIBLE:
+        return None, False
+    return _first_phase(A, b, bounds, size, lo, deadline), False
+
+
+def _solved(
+    cost: np.ndarray, A: np.ndarray, b: np.ndarray, bounds: np.ndarray, deadline: float
+) -> Any:
+    """The least `cost v` with `A v = b` within the bounds, as scipy says it.
+
+    HiGHS may cycle, which is why it is given no more than a few seconds.
+    """
+    left = min(_SECONDS, max(_LEAST_SECONDS, deadline - time.monotonic()))
+    options = {"time_limit": left}
+    return linprog(cost, A_eq=A, b_eq=b, bounds=bounds, method="highs", options=options)
 
 
 def _pieces(task: Task, lo: Tensor, hi: Tensor) -> tuple[np.ndarray, np.ndarray]:  # (n,) each
@@ -56,19 +76,15 @@ def _first_phase(
     bounds: np.ndarray,  # (n + r, 2)
     size: float,  # no less than the form is negative on the node
     like: Tensor,
+    deadline: float,
 ) -> Tensor | None:  # (n,)
     """A multiple of the lambda, |lambda| <= 1, of greatest `min over v of lambda^T (b - A v)`."""
     n, k = A.shape
     identity = np.eye(n)
     cost = np.concatenate([np.zeros(k), np.ones(2 * n)])
     slack = np.tile([0.0, np.inf], (2 * n, 1))
-    found = linprog(
-        cost,
-        A_eq=np.hstack([A, identity, -identity]),
-        b_eq=b,
-        bounds=np.vstack([bounds, slack]),
-        method="highs",
-    )
+    A = np.hstack([A, identity, -identity])
+    found = _solved(cost, A, b, np.vstack([bounds, slack]), deadline)
     if found.status != 0 or not found.fun > 0:
         return None
     return torch.as_tensor(found.eqlin.marginals * (2 * (size + 1) / found.fun)).to(like)

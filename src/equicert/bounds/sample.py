@@ -107,7 +107,9 @@ class Sample:
         """Branch and bound on the clauses that are open."""
         roots = self._roots()
         task = self.task
-        self.search = Search(task, roots, hunt, lambda node: settle(task, node, hunt), CHILD)
+        self.search = Search(
+            task, roots, hunt, lambda node: settle(task, node, hunt, deadline), CHILD
+        )
         self.search.run(deadline)
         self.nodes += self.search.looked
         self.reason = self.search.reason
