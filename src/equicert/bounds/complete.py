@@ -81,18 +81,18 @@ class Searching(Method):
         end = math.inf if self.total is None else began + self.total
         work = _Work(network, query, started)
         for row in left.tolist():
-            if findings[row].witness is None:
-                sample, findings[row] = self._decide(work, row, findings[row].above, end)
-                if findings[row].witness is None:  # else nothing holds, and nothing is to hold
+            if not findings[row].above < 0:
+                sample, findings[row] = self._decide(work, row, findings[row], end)
+                if not findings[row].above < 0:  # else nothing holds, and nothing is to hold
                     lower[row] = torch.maximum(lower[row], sample.lower)
                 reasons[row] = sample.reason
         state = replace(started.state, reason=tuple(reasons))
         return Answer(query, lower, state, findings=tuple(findings))
 
-    def _decide(self, work: _Work, row: int, above: float, end: float) -> tuple[Sample, Finding]:
+    def _decide(self, work: _Work, row: int, known: Finding, end: float) -> tuple[Sample, Finding]:
         began = time.monotonic()
         deadline = min(end, math.inf if self.timeout is None else began + self.timeout)
-        sample, hunter = work.sample(row), work.hunter(row, above)
+        sample, hunter = work.sample(row), work.hunter(row, known)
         stage = "tightening"
         if time.monotonic() >= deadline:
             sample.reason = "timeout"
@@ -104,7 +104,9 @@ class Searching(Method):
             sample.branch(hunter, deadline)
         proof = sample.proof(work.started.start(row)) if sample.holds else None
         seconds = time.monotonic() - began
-        found = Finding(proof, hunter.witness, hunter.above, sample.nodes, stage, seconds, False)
+        found = Finding(
+            proof, hunter.witness, hunter.above, hunter.point, sample.nodes, stage, seconds, False
+        )
         return sample, found
 
 
@@ -131,10 +133,10 @@ class _Work:
         task = Task(self._lagrangian, self._objectives[which], clause, centre, half)  # type: ignore[attr-defined]
         return Sample.of(task, self.started.lo[row, None], self.started.hi[row, None])
 
-    def hunter(self, row: int, above: float) -> Hunter:
+    def hunter(self, row: int, known: Finding) -> Hunter:
         """What judges points that the search comes by."""
         query = self.query[torch.tensor([row], device=self.query.which.device)]
-        return Hunter(self.network, query, query.inner, above)
+        return Hunter(self.network, query, query.inner, known.above, known.point)
 
 
 @final
