@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import (
+    bounding,
     certificates,
+    deciding,
     lipschitz,
     memory,
     scaling,
@@ -25,8 +28,9 @@ from benchmarks import (
 )
 from benchmarks.page import page
 from benchmarks.picture import speed_picture
-from equicert.data import load_data
+from equicert.data import DataSet, load_data
 from equicert.experiments.provenance import as_json, machine
+from equicert.network import ImplicitNetwork
 from equicert.runs import versions, write_atomic
 from equicert.training import thread_count
 
@@ -35,6 +39,8 @@ SECTIONS: Final = (
     "lipschitz",
     "verdicts",
     "certificates",
+    "deciding",
+    "bounding",
     "solves",
     "scaling",
     "slow",
@@ -57,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with thread_count(1):
         results |= run(options)
     out = Path(options.out)
+    if options.keep:
+        results = kept(json.loads((out / "speed.json").read_text("utf-8")), results, options.only)
     default = _PAGE if options.out == _OUT else out / "performance.md"
     write(results, out, Path(options.page or default))
 
@@ -64,47 +72,65 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Every number of the sections, and what they are of."""
     began = time.perf_counter()
-    data = load_data(options.data, options.data_dir)
-    _say(began, f"a robust network, {options.epochs} epochs, or the one of an earlier run")
-    network, training = subjects.trained(data, subjects.robust(options.epochs), Path(options.work))
-    stored, rounds = network.store(), options.rounds
-    sections: dict[str, Callable[[], dict[str, Any]]] = {
-        "step": lambda: step.measure(network, data, rounds, 5 * options.budget),
-        "lipschitz": lambda: lipschitz.measure(
-            data, Path(options.work), rounds, 5 * options.budget
-        ),
-        "solves": lambda: solves.measure(
-            network, data, Path(options.work), rounds, 2 * options.budget
-        ),
-        "verdicts": lambda: verdicts.measure(stored, data, -(-rounds // 5), 10 * options.budget),
-        "certificates": lambda: certificates.measured(
-            stored,
-            data,
-            certificates.of_checker(options.data, options.data_dir),
-            Path(options.work),
-            -(-rounds // 10),
-        ),
-        "scaling": lambda: scaling.measure(network, data, rounds, options.budget),
-        "slow": lambda: slow.measure(stored, rounds, options.budget),
-        "memory": lambda: memory.measure(network, data),
+    data, rounds = load_data(options.data, options.data_dir), options.rounds
+    settings: dict[str, Any] = {
+        "data": {"name": data.name, "digest": data.digest, "inputs": data.inputs},
+        "seed": subjects.SEED,
+        "rounds": rounds,
     }
-    results: dict[str, Any] = {
-        "settings": {
-            "data": {"name": data.name, "digest": data.digest, "inputs": data.inputs},
+    compared = certificates.of_checker(options.data, options.data_dir)
+    sections: dict[str, Callable[[], dict[str, Any]]] = {
+        "deciding": lambda: deciding.measure(data, compared),
+        "bounding": lambda: bounding.measure(
+            data, -(-rounds // 10), options.budget, options.device
+        ),
+    }
+    if not set(options.only) <= set(sections):
+        _say(began, f"a robust network, {options.epochs} epochs, or the one of an earlier run")
+        config = subjects.robust(options.epochs)
+        network, training = subjects.trained(data, config, Path(options.work))
+        sections |= _of_network(network, data, options, compared)
+        stored = network.store()
+        settings |= {
             "epochs": options.epochs,
             "training_seconds": training,
-            "seed": subjects.SEED,
-            "rounds": rounds,
             "model_digest": stored.digest,
             "contraction_rate": stored.contraction.rate,
             "hidden": stored.states,
         }
-    }
+    results: dict[str, Any] = {"settings": settings}
     for name in options.only:
         _say(began, name)
-        results[name] = sections[name]()
+        load = os.getloadavg()[0]
+        results[name] = sections[name]() | {"load": load}
     _say(began, "done")
     return results | {"seconds": time.perf_counter() - began}
+
+
+def _of_network(
+    network: ImplicitNetwork, data: DataSet, options: argparse.Namespace, compared: Sequence[str]
+) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The sections that measure the robust network."""
+    stored, rounds, budget = network.store(), options.rounds, options.budget
+    work = Path(options.work)
+    return {
+        "step": lambda: step.measure(network, data, rounds, 5 * budget),
+        "lipschitz": lambda: lipschitz.measure(data, work, rounds, 5 * budget),
+        "verdicts": lambda: verdicts.measure(stored, data, -(-rounds // 5), 10 * budget),
+        "certificates": lambda: certificates.measured(
+            stored, data, compared, work, -(-rounds // 10)
+        ),
+        "solves": lambda: solves.measure(network, data, work, rounds, 2 * budget),
+        "scaling": lambda: scaling.measure(network, data, rounds, budget),
+        "slow": lambda: slow.measure(stored, rounds, budget),
+        "memory": lambda: memory.measure(network, data),
+    }
+
+
+def kept(older: dict[str, Any], results: dict[str, Any], only: Sequence[str]) -> dict[str, Any]:
+    """The older results with the sections of a later run, which say that they are of one."""
+    about = {key: results[key] for key in ("command", "created", "versions")}
+    return older | {name: results[name] | {"run": about} for name in only}
 
 
 def write(results: dict[str, Any], out: Path, to: Path) -> None:
@@ -120,6 +146,9 @@ def write(results: dict[str, Any], out: Path, to: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", type=_names, default=SECTIONS, help=f"of {','.join(SECTIONS)}")
+    parser.add_argument(
+        "--keep", action="store_true", help="the other sections of the speed.json that is there"
+    )
     parser.add_argument("--out", default=_OUT, help="folder of speed.json and speed.png")
     parser.add_argument("--page", help=f"default {_PAGE}, or in the folder --out names")
     parser.add_argument("--rounds", type=int, default=40, help="of the fastest contestants")
@@ -130,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds a row of the scaling",
     )
     parser.add_argument("--epochs", type=int, default=40, help="of the network that is measured")
+    parser.add_argument("--device", default="cpu", help="of dual bounds and nodes")
     parser.add_argument("--work", default="runs/bench", help="keeps the trained network")
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--data-dir", help="where mnist/ lies; default $EQUICERT_DATA_DIR")

@@ -148,7 +148,7 @@ def measure(model: Path, data: DataSet, compared: Sequence[str], rounds: int) ->
         size = {name: (proofs / name).stat().st_size for name in (RECORDS, INPUTS)}
         lines = (proofs / "verdicts.jsonl").read_text().splitlines()
         found = [json.loads(line)["status"] == "certified" for line in lines]
-        checked = _checked(proofs, model, compared)
+        said = checked(proofs, model, compared)
     rigorous = torch.tensor(found)
     x, y = torch.from_numpy(data.x_test), torch.from_numpy(data.y_test)
     held, _ = plain(network, x, y, data, PLAIN_TOLERANCE)
@@ -165,7 +165,7 @@ def measure(model: Path, data: DataSet, compared: Sequence[str], rounds: int) ->
         "plain": int(held.sum()),
         "plain_only": int((held & ~rigorous).sum()),
         "rigorous_only": int((rigorous & ~held).sum()),
-        **checked,
+        **said,
     }
 
 
@@ -191,7 +191,7 @@ def _written(network: StoredNetwork, data: DataSet, folder: Path, rounds: int) -
     return {name: statistics.median(made) for name, made in times.items()}
 
 
-def _checked(proofs: Path, model: Path, compared: Sequence[str]) -> dict[str, Any]:
+def checked(proofs: Path, model: Path, compared: Sequence[str]) -> dict[str, Any]:
     """What the checker says, in an interpreter of its own without installed packages."""
     command = [sys.executable, "-I", "-S", str(CHECKER), str(proofs), "--model", str(model)]
     command += compared

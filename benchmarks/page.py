@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from typing import Any, Final
 
+from benchmarks.bounding import bounding_section
 from benchmarks.certificates import certificates_section
+from benchmarks.deciding import deciding_section
 from benchmarks.growth import memory_section, scaling_section
 from benchmarks.lipschitz import lipschitz_section
 from benchmarks.markdown import count, ms, number, seconds, table, times
 from benchmarks.slow import slow_section
 from benchmarks.solves import solves_section
 
+_IDLE: Final = 1.5  # load average; this process makes up 1
 _AIMS: Final = {"ratio": 5.0, "step_ms": 3.5, "total_s": 150.0}
 _VERDICT_AIMS: Final = {"interval_s": 0.3, "ratio": 2.0, "lipschitz_s": 0.1}
 _ELSEWHERE: Final = {"authors_ms": 29.0, "prototype_ms": 7.0}  # one core of another machine
@@ -26,23 +30,36 @@ def page(results: dict[str, Any], figures: str) -> str:
         figures: where speed.png lies, relative to the page.
     """
     lines = ["# Performance", "", *_conditions(results)]
-    if "step" in results:
-        lines += ["", *_step(results["step"])]
-    if "lipschitz" in results:
-        lines += ["", *lipschitz_section(results["lipschitz"])]
-    if "verdicts" in results:
-        lines += ["", *_verdicts(results["verdicts"])]
-    if "certificates" in results:
-        lines += ["", *certificates_section(results["certificates"])]
-    if "solves" in results:
-        lines += ["", *solves_section(results["solves"])]
-    if "scaling" in results:
-        lines += ["", *scaling_section(results["scaling"], figures)]
-    if "slow" in results:
-        lines += ["", *slow_section(results["slow"])]
-    if "memory" in results:
-        lines += ["", *memory_section(results["memory"])]
+    sections: dict[str, Callable[[Any], list[str]]] = {
+        "step": _step,
+        "lipschitz": lipschitz_section,
+        "verdicts": _verdicts,
+        "certificates": certificates_section,
+        "deciding": deciding_section,
+        "bounding": bounding_section,
+        "solves": solves_section,
+        "scaling": lambda found: scaling_section(found, figures),
+        "slow": slow_section,
+        "memory": memory_section,
+    }
+    for name, section in sections.items():
+        if name in results:
+            lines += ["", *section(results[name]), *_busy(results, name)]
     return "\n".join(map(_wrapped, [*lines, "", *_again(results, figures)]))
+
+
+def _busy(results: dict[str, Any], name: str) -> list[str]:
+    """A paragraph where the section is of a later run, or other work had the processor, too."""
+    found, cores = results[name], results["machine"]["logical_cores"]
+    said = []
+    if "run" in found:
+        said.append(f"This section is of a later run: `{found['run']['command']}`.")
+    if found.get("load", 0.0) > _IDLE:
+        said.append(
+            f"The machine was shared: a load average of {found['load']:.1f} on {cores} logical"
+            " cores when it began. Wall times say little then, and CPU times are longer than alone."
+        )
+    return ["", " ".join(said)] if said else []
 
 
 def _wrapped(line: str) -> str:
@@ -69,14 +86,22 @@ def _conditions(results: dict[str, Any]) -> list[str]:
         ),
         "",
         (
-            f"Data: {settings['data']['name']}. The trained network has n = {settings['hidden']},"
-            f" is robust at eps = 0.1 by the published recipe of [J22] in {settings['epochs']}"
-            f" epochs, which took {seconds(settings['training_seconds'])} with the accuracies after"
-            f" each, seed {settings['seed']}, and contracts at"
-            f" {settings['contraction_rate']:.3f} (Picard). Boxes are clipped to the data's"
+            f"Data: {settings['data']['name']}.{_trained(settings)} Boxes are clipped to the data's"
             " domain."
         ),
     ]
+
+
+def _trained(settings: dict[str, Any]) -> str:
+    """About the network, if a section needed it."""
+    if "hidden" not in settings:
+        return ""
+    return (
+        f" The trained network has n = {settings['hidden']}, is robust at eps = 0.1 by the"
+        f" published recipe of [J22] in {settings['epochs']} epochs, which took"
+        f" {seconds(settings['training_seconds'])} with the accuracies after each, seed"
+        f" {settings['seed']}, and contracts at {settings['contraction_rate']:.3f} (Picard)."
+    )
 
 
 def _step(found: dict[str, Any]) -> list[str]:

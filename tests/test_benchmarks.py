@@ -14,21 +14,35 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import certificates, lipschitz, memory, scaling, slow, solves, step, verdicts
-from benchmarks.__main__ import _parser, write
+from benchmarks import (
+    bounding,
+    certificates,
+    deciding,
+    lipschitz,
+    memory,
+    scaling,
+    slow,
+    solves,
+    step,
+    verdicts,
+)
+from benchmarks.__main__ import _parser, kept, write
 from benchmarks.markdown import bytes_text, ms, number, seconds, times
 from benchmarks.page import page
 from benchmarks.picture import speed_picture
 from benchmarks.products import Product, Products, Size, solve_products, step_products
 from benchmarks.subjects import Missed, random_network, robust, trained, variant
 from benchmarks.timing import interleaved
+from equicert.bounds import Dual
 from equicert.data import DataSet, load_data
 from equicert.experiments.provenance import as_json
+from equicert.models import save_model
 from equicert.network import ImplicitNetwork
 from equicert.runs import versions
 from equicert.solvers import Average, Picard
 
 HIDDEN = 7
+SIZES = bounding.Sizes(hidden=(3, 9), batches=(1, 12), nodes=(1, 3))
 SWEEPS = scaling.Sweeps(hidden=(3, 5), batches=(1, 4), tolerances=(1e-2, 1e-6), batch=5)
 
 
@@ -51,6 +65,8 @@ def results(
     work = tmp_path_factory.mktemp("work")
     cases = ((0.0, 1e-2), (0.05, 1e-8))
     stored = network.store()
+    saved = work / "model.safetensors"
+    save_model(saved, stored)
     return {
         "command": "python -m benchmarks",
         "versions": versions(),
@@ -64,11 +80,14 @@ def results(
             "contraction_rate": stored.contraction.rate,
             "hidden": HIDDEN,
         },
+        "created": "before",
         "step": step.measure(network, data, 1, 0.0, batch=10),
         "lipschitz": lipschitz.measure(data, work, 1, 0.0, epochs=1, batch=10),
         "solves": solves.measure(network, data, work, 1, 0.0, epochs=1, batch=20),
         "verdicts": verdicts.measure(stored, data, 1, 0.0),
         "certificates": certificates.measured(stored, data, [], work, 1),
+        "deciding": deciding.decided(stored, saved, data, 6, []),
+        "bounding": bounding.measure(data, 1, 0.0, sizes=SIZES),
         "scaling": scaling.measure(network, data, 1, 0.0, SWEEPS),
         "slow": slow.measure(stored, 1, 0.1, rates=(0.5, 0.99), batch=3),
         "memory": memory.measure(network, data, cases, alone=cases[:1]),
@@ -165,6 +184,16 @@ def test_page_of_one_section_has_that_section(results: dict[str, Any]) -> None:
     assert "## Rigorous verdicts" not in text
 
 
+def test_page_of_sections_without_the_network_does_not_speak_of_it(
+    results: dict[str, Any],
+) -> None:
+    bare = {key: results[key] for key in ("command", "versions", "machine", "seconds", "deciding")}
+    settings = {key: results["settings"][key] for key in ("data", "seed", "rounds")}
+    text = page(bare | {"settings": settings}, "results")
+    assert "## Deciding every sample" in text
+    assert "trained network" not in text
+
+
 def test_rigorous_and_plain_certify_alike(results: dict[str, Any]) -> None:
     certified = results["verdicts"]["certified"]
     assert certified["interval"] <= certified["plain"] <= certified["interval"] + 1
@@ -228,3 +257,51 @@ def test_slow_networks_take_fewer_steps_by_anderson(results: dict[str, Any]) -> 
     assert rows["rate 0.99"]["anderson"] < rows["rate 0.99"]["picard"] / 3
     text = page(results, "results")
     assert all(number(steps["anderson"]) in text for steps in rows.values())
+
+
+def test_page_shows_bounds_and_nodes_a_second(results: dict[str, Any]) -> None:
+    text, found = page(results, "results"), results["bounding"]
+    for kind, each in (("bounds", 1), ("nodes", 2)):
+        assert [row["hidden"] for row in found[kind]] == list(SIZES.hidden)
+        for row in found[kind]:
+            for batch, timing in row["times"].items():
+                assert number(each * int(batch) / timing["cpu"]) in text
+
+
+def test_a_step_bounds_two_nodes_for_each_that_it_splits(data: DataSet) -> None:
+    subject = bounding._Subject.of(random_network(9, data).store(), data, 2)
+    assert subject.step(3)() == 6
+    assert subject.bounds(12)().shape == (12,)
+
+
+def test_every_sample_is_decided_stage_by_stage(results: dict[str, Any]) -> None:
+    found = results["deciding"]
+    assert sum(found["statuses"].values()) == found["settings"]["samples"] == 6
+    assert found["statuses"]["certified"] + found["statuses"]["falsified"] > 0
+    assert found["valid"]
+    assert sum(stage["cpu"] for stage in found["stages"].values()) <= found["cpu"]
+    text = page(results, "results")
+    assert seconds(found["cpu"]) in text
+    assert "finds all of them valid" in text
+    assert not hasattr(Dual.over, "__wrapped__")  # measured no longer
+
+
+def test_a_network_that_is_not_there_is_not_measured(
+    data: DataSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EQUICERT_PROBLEMS_DIR", str(tmp_path))
+    found = deciding.measure(data, [])
+    assert "is not there" in deciding.deciding_section(found)[-1]
+    monkeypatch.delenv("EQUICERT_PROBLEMS_DIR")
+    assert deciding.measure(data, []) == found
+
+
+def test_a_later_run_and_a_busy_machine_are_told(results: dict[str, Any]) -> None:
+    later = results | {"command": "python -m benchmarks --only slow", "created": "later"}
+    joined = kept(results, later | {"slow": results["slow"] | {"load": 7.3}}, ["slow"])
+    assert joined["command"] == results["command"]
+    text = page(joined, "results").split("## ")
+    [told] = [section for section in text if section.startswith("Where Anderson")]
+    assert "`python -m benchmarks --only slow`" in told
+    assert "load average of 7.3" in told.replace("\n", " ")
+    assert not any("machine was shared" in section for section in text if section != told)
