@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from equicert.bounds.branching import Hunt, Nodes, Task
 
-Vector = NDArray[np.float64]
+Vector: TypeAlias = np.ndarray
 _SECONDS, _LEAST_SECONDS = 2.0, 0.1  # for one programme: HiGHS may cycle
 _INFEASIBLE = 2  # scipy's word for it
 _SOLVED = 0
