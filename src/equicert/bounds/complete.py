@@ -97,7 +97,7 @@ class Searching(Method):
         if time.monotonic() >= deadline:
             sample.reason = "timeout"
         else:
-            sample.bound()
+            sample.bound(deadline)
             sample.tighten(ROUNDS, deadline)
         if self.branches and not (sample.holds or sample.reason):
             stage = "complete"

@@ -45,7 +45,7 @@ class Sample:
         """A sample about which only l and u, (1, n) each, are known."""
         k, n = task.objectives.a.shape
         nothing = lo.new_full((k,), -torch.inf)
-        return cls(task, Tightened(lo, hi), nothing, lo.new_full((k, n), torch.nan))
+        return cls(task, Tightened(lo.clone(), hi.clone()), nothing, lo.new_full((k, n), torch.nan))
 
     @property
     def margin(self) -> float:
@@ -72,7 +72,7 @@ class Sample:
         still = ~(self._of_clauses(self.lower) > 0)
         return still[self.task.clause].nonzero()[:, 0]
 
-    def bound(self, ascent: Ascent = ROOT) -> None:
+    def bound(self, deadline: float = math.inf, ascent: Ascent = ROOT) -> None:
         """Bound the forms of open clauses by the dual over the present bounds on r."""
         forms = self.open_forms()
         if not len(forms):
@@ -81,7 +81,7 @@ class Sample:
         rows = task.lagrangian.prepared(task.rows(forms, bounds.lo, bounds.hi))
         needed = -task.objectives.constant[forms]
         start = self._start(rows, forms)
-        _, found, _ = ascent.run(task.lagrangian, rows, start, needed)
+        _, found, _ = ascent.run(task.lagrangian, rows, start, needed, deadline)
         value, exact = proved_multiplier(task.lagrangian, rows, found, needed)
         value = down(value - needed)
         better = value > self.lower[forms]
@@ -106,7 +106,7 @@ class Sample:
         if bounds.empty:
             self.reason = "contradiction"
         elif len(bounds.chain) > before:
-            self.bound()
+            self.bound(deadline)
 
     def branch(self, hunt: Hunt, deadline: float) -> None:
         """Branch and bound on the clauses that are open.

@@ -2,7 +2,7 @@
 
 from equicert.relaxation.ascent import Ascent, adjoint_start, rounded
 from equicert.relaxation.graphs import Graph, PiecewiseLinear
-from equicert.relaxation.lagrangian import Lagrangian, Rows
+from equicert.relaxation.lagrangian import Lagrangian, Rows, Stage
 from equicert.relaxation.objectives import Objectives
 from equicert.relaxation.smooth import Smooth
 
@@ -14,6 +14,7 @@ __all__ = [
     "PiecewiseLinear",
     "Rows",
     "Smooth",
+    "Stage",
     "adjoint_start",
     "rounded",
 ]

@@ -7,6 +7,8 @@ proposal; its bound is computed from it.
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from typing import final
 
@@ -90,6 +92,7 @@ class Ascent:
         rows: Rows,
         start: tuple[Tensor, Tensor],  # (batch,), (batch, n): a multiplier and its bound
         enough: Tensor | None = None,  # (batch,) or (): rows above it stop
+        deadline: float = math.inf,  # of time.monotonic: what is best then is the result
     ) -> tuple[Tensor, Tensor, Tensor]:  # (batch,), (batch, n), (batch, r)
         """The best bound found, its multiplier, and inputs that minimise near there."""
         best, here = start[0].clone(), start[1].clone()
@@ -103,6 +106,8 @@ class Ascent:
         first, second = torch.zeros_like(here), torch.zeros_like(here)
         step = self.rate * size[:, None]
         for t in range(self.steps):
+            if time.monotonic() >= deadline:
+                break
             if enough is not None and t % _CHECKED == 0:
                 limit = enough if enough.ndim == 0 else enough[going]
                 kept = ~(best[going] > limit)

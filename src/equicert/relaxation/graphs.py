@@ -21,8 +21,17 @@ FLUSHED = 2.0**-960  # far more than a few underflows cost
 _INSIDE = 1e-10  # of 1 + width: a breakpoint that is nearer to an end is not worth a split
 
 
+@dataclass(frozen=True)
 class Graph(ABC):
-    """psi of each neuron, as the dual bound sees it."""
+    """psi of each neuron, as the dual bound sees it.
+
+    Attributes:
+        activation: phi.
+        diagonal: (n,) of W, below 1 in every entry.
+    """
+
+    activation: Activation
+    diagonal: Tensor
 
     @abstractmethod
     def minimise(

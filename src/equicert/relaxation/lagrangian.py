@@ -24,6 +24,8 @@ from equicert.relaxation.smooth import Smooth
 from equicert.rounding import TINY, UNIT, down, gamma, up
 from equicert.stored import StoredNetwork
 
+_MOST_LAYERS = 64  # of a network that is taken to have any
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -88,6 +90,33 @@ class Lagrangian:
         graph = kind(network.activation, network.diagonal)
         W, U = network.W.dense().clone().fill_diagonal_(0), network.U.dense()
         return cls(graph, W, U, network.b)
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The layers of a network without cycles, the first of which W does not drive; or one."""
+        n = len(self.b)
+        level = torch.zeros(n, dtype=torch.int64, device=self.b.device)
+        drives = self.W != 0
+        for _ in range(min(n, _MOST_LAYERS)):
+            following = torch.where(drives, level + 1, 0).amax(1)
+            if torch.equal(following, level):
+                break
+            level = following
+        else:
+            everything = torch.arange(n, device=self.b.device)
+            return (Stage(everything, everything, self),)
+        stages = []
+        for k in range(1, int(level.amax()) + 1):
+            known = (level <= k).nonzero()[:, 0]
+            stages.append(Stage((level == k).nonzero()[:, 0], known, self._part(known)))
+        return tuple(stages)
+
+    def _part(
+        self,
+        rows: Tensor,  # (k,) int64, which depend on none but one another
+    ) -> Lagrangian:
+        graph = type(self.graph)(self.graph.activation, self.graph.diagonal[rows])
+        return Lagrangian(graph, self.W[rows][:, rows], self.U[rows], self.b[rows])
 
     @cached_property
     def _driven(self) -> tuple[Tensor | None, Tensor]:
@@ -193,6 +222,21 @@ class Lagrangian:
     @cached_property
     def _b_sum(self) -> Tensor:  # ()
         return _sums_above(self.b[:, None])[0]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Neurons to bound together.
+
+    Attributes:
+        neurons: (k,) int64.
+        known: (m,) int64, increasing: they, and all that they depend on.
+        lagrangian: of those, for which all others might as well not be there.
+    """
+
+    neurons: Tensor
+    known: Tensor
+    lagrangian: Lagrangian
 
 
 def _sums_above(A: Tensor) -> Tensor:
