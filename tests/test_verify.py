@@ -28,6 +28,7 @@ from equicert.properties import Property
 from equicert.stored import StoredNetwork
 from equicert.verification import Result, load_network, verify
 from equicert.vnnlib import load_property, parse_property
+from monotone_networks import MONOTONE
 from networks import CONTRACTING, Network
 from onnx_files import evaluate, model, node, write
 
@@ -75,6 +76,10 @@ DECIDED = [
     ("-1", "1", "(or (and (<= X_0 0) (>= Y_0 1.1)) (and (>= X_0 0.5) (<= Y_0 0.5)))", Result.SAT),
     ("-1", "1", "(<= (* 0.12345678901234567891 Y_0) -0.1)", Result.UNSAT),  # coefficients rounded
     ("-1", "1", "(>= (* 0.12345678901234567891 Y_0) 0.12345678901234567891)", Result.SAT),
+    ("-1", "1", "(>= Y_0 1.0001)", Result.UNSAT),  # by branching
+    ("-1", "1", "(and (>= Y_0 0.2) (<= Y_0 0.1))", Result.UNSAT),  # by the sum
+    ("-1", "1", "(and (>= Y_0 0.2) (<= (* 3 Y_0) 0.3))", Result.UNSAT),  # by a combination
+    ("-1", "1", "(and (>= Y_0 0.3) (<= Y_0 0.35))", Result.SAT),  # inside
     ("-1", "1", "(<= 0 (- Y_0 Y_0))", Result.SAT),  # everywhere
     ("-1", "1", "(<= 1 (- Y_0 Y_0))", Result.UNSAT),  # nowhere
 ]
@@ -198,6 +203,19 @@ def test_implicit_networks_are_judged_by_proved_bounds(name: str) -> None:
     assert found.counterexample.y[0] >= y - size
     far = verify(network, box_property(case, "(>= Y_0 1e9)"), 60)
     assert far.result is Result.UNSAT
+
+
+@pytest.mark.parametrize("name", ["rotation", "saw of fact 4", "lben"])
+def test_monotone_networks_are_verified(name: str) -> None:
+    """They are not contracting: bounds and counterexamples rest on the other proof."""
+    case = MONOTONE[name]
+    network = StoredNetwork.from_arrays(*case.arrays, activation=case.activation, Lambda=case.eta)
+    y = float(network.predict(torch.zeros(1, case.inputs))[0, 0])
+    found = verify(network, box_property(case, f"(<= Y_0 {y + 0.01:.17f})"), 60)
+    assert found.result is Result.SAT
+    assert found.counterexample is not None
+    assert found.counterexample.y[0] <= y + 0.01
+    assert verify(network, box_property(case, "(<= Y_0 -1e9)"), 60).result is Result.UNSAT
 
 
 @pytest.fixture

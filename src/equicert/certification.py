@@ -152,8 +152,8 @@ def certify(
         method: `Interval()` (certificate (14) of [J22], default), `Lipschitz()` (13) in its derived
             form, `LipschitzRadius(bound)` (13) as printed, `SignSplit()` ([WeiK22]),
             `Spectral()`, `SpectralAtPoint()` and `SpectralLmi()` for monotone networks ([P21],
-            [R20]), `Dual()`, `Tightening()`, `Complete()` and `Auto()` for piecewise-linear
-            activations, or `Semidefinite()` for claims ([C21]).
+            [R20]), `Dual()`, `Tightening()`, `Complete()` and `Auto()` (complete for
+            piecewise-linear activations only), or `Semidefinite()` for claims ([C21]).
         batch_size: samples at a time; changes no verdict to a false one.
         tolerance: if given, say of each sample, too, whether it is certified as deployed: for what
             the float32 program `deploy(network, tolerance)` returns.

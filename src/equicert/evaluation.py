@@ -181,8 +181,8 @@ def evaluate_lines(
 
     Raises:
         OutputError: a folder holds another run or cannot be written.
-        InputError: as `certify`; certificates of a method that proves otherwise, or of a run
-            that is larger than what is checked.
+        InputError: as `certify`; certificates of a method that proves otherwise, of dual bounds on
+            a smooth network, or of a run that is larger than what is checked.
         NotContractingError: certificates of a network without an eta.
     """
     if batch_size < 1:
@@ -200,7 +200,7 @@ def evaluate_lines(
     places = _Places(None, None)
     if certificates is not None:
         identity["certificates"] = True
-        _check_recordable(job)
+        _check_recordable(job, network)
         subject = samples.subject(network)
         claim = subject.claim()
         proofs = claim_folder(certificates, job.kind, identity, resume)
@@ -245,7 +245,8 @@ def write_certificates(
         eps: radius in the sup-norm.
         domain: two numbers or two (r,) vectors to intersect the boxes with, or None.
         method: `Interval()` (default), `Lipschitz()` or `SignSplit()`, whose proof is a state box;
-            `Dual()`, `Tightening()`, `Complete()` or `Auto()`, whose proof may be a tree.
+            `Dual()`, `Tightening()`, `Complete()` or `Auto()`, whose proof may be a tree, for
+            piecewise-linear activations.
         batch_size: samples at a time.
         resume: whether to continue the same call where it was killed.
 
@@ -272,7 +273,7 @@ class _Places:
     proofs: RunFolder | None
 
 
-def _check_recordable(job: Job) -> None:
+def _check_recordable(job: Job, network: StoredNetwork) -> None:
     method = job.method if isinstance(job, Certification) else None
     if method is None or not method.post_fixed:
         raise InputError(
@@ -280,6 +281,12 @@ def _check_recordable(job: Job) -> None:
             f" bounds, and {job.kind if method is None else method.name} makes neither: certify by"
             " interval, sign-split, lipschitz without a radius bound, dual, tightening, complete or"
             " auto"
+        )
+    if method.trees and network.activation.slopes is None:
+        raise InputError(
+            f"what {method.name} certifies may rest on dual bounds, whose certificates are for"
+            f" piecewise-linear activations; this network's is {network.activation.spec}: leave out"
+            " --certificates, or certify by interval, sign-split or lipschitz"
         )
 
 

@@ -51,13 +51,13 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "kappa": 1.0,
         "tau": 0.4,
         "attack_steps": 3,
-        "epochs": 20,
+        "epochs": 60,
         "batch_size": 200,
         "learning_rate": 5e-3,
-        "warmup": 1.0,
+        "warmup": 2.0,
         "decay": "cosine",
         "ramp_start": 0.0,
-        "ramp_end": 5.0,
+        "ramp_end": 10.0,
     },
 }
 

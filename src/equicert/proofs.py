@@ -139,14 +139,18 @@ class Finding:
         proof: of the property, if it holds by more than a state box.
         witness: against it.
         above: float64, an upper bound on the least margin over the box; infinite if none is known.
+        point: (r,) the input where that was found; it breaks the property if `above` is negative.
         nodes: subproblems that were bounded.
         stage: the method that decided it, or the last one that tried.
         seconds: that a search spent on it alone.
+        by_state: whether the state box alone is a proof, if the property holds.
     """
 
     proof: TreeProof | None = None
     witness: Witness | None = None
     above: float = math.inf
+    point: np.ndarray | None = None
     nodes: int = 0
     stage: str = ""
     seconds: float = 0.0
+    by_state: bool = True

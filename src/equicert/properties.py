@@ -129,7 +129,8 @@ class Case:
 
     def query(self, forms: Forms) -> Query:
         """The question of these forms over this box, for the methods of `bounds`."""
-        return Query(self.around(), (forms,), torch.zeros(1, dtype=torch.int64))
+        which = torch.zeros(1, dtype=torch.int64)
+        return Query(self.around(), (forms,), which, inner=self.within())
 
 
 @dataclass(frozen=True)

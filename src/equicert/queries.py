@@ -252,11 +252,14 @@ class Answer:
 
     @property
     def proofs(self) -> StateProofs:
-        """What a method that is `post_fixed` proves the property by, where no tree does."""
-        trees = [found is not None and found.proof is not None for found in self.findings or ()]
+        """What a method that is `post_fixed` proves the property by, where the state box does."""
+        others = [
+            found is not None and (found.proof is not None or not found.by_state)
+            for found in self.findings or ()
+        ]
         held = self.holds
-        if any(trees):
-            held = held & ~torch.tensor(trees, device=held.device)
+        if any(others):
+            held = held & ~torch.tensor(others, device=held.device)
         rows = held.nonzero()[:, 0]
         return StateProofs(rows, self.state.lo[rows], self.state.hi[rows], self.lower[rows])
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equicert.bounds import Interval
+from equicert.bounds import Complete, Dual, Interval
 from equicert.boxes import Box
 from equicert.compressed import plain_suffix
 from equicert.conjunctions import with_combinations
@@ -28,14 +28,14 @@ from equicert.falsifier import Search
 from equicert.models import load_model
 from equicert.onnx_models import OnnxNetwork, load_onnx
 from equicert.properties import Case, Property, forms_of, held
-from equicert.queries import Answer, Query
+from equicert.queries import Query
 from equicert.stored import StoredNetwork
 from equicert.targets import Targets
 from equicert.witnesses import falsify, upper_bounds
 
-# The second one only where the first one finds nothing.
 _SAMPLES = 100  # of corners, and of other points, for `conjunctions`
-_SEARCHES = (Search(), Search(steps=40, clauses=5, restarts=4))
+_THOROUGH = Search(steps=30, clauses=5, restarts=4)
+_TIMEOUT = "timeout"
 
 
 class Result(Enum):
@@ -115,20 +115,61 @@ def verify(
     deadline = time.monotonic() + seconds
     prop.check(network)
     judge = _Judge(network, scale)
-    open_ = ""
-    for case in prop.times(scale).cases:
-        query = _query(network, case)
-        answer = _bounds(network, query)
-        if bool(answer.holds.all()):
-            continue
-        for x in _candidates(network, case, query, deadline):
-            counterexample = judge(case, x)
+    cases = prop.times(scale).cases
+    open_: list[str] = []
+    for number, case in enumerate(cases):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            open_.append(_TIMEOUT)
+            break
+        proved, reason = False, ""
+        for found in _attempts(network, case, left / (len(cases) - number)):
+            counterexample = None if found.point is None else judge(case, found.point)
             if counterexample is not None:
                 return Verification(Result.SAT, "", counterexample)
-        if time.monotonic() >= deadline:
-            return Verification(Result.TIMEOUT, f"timeout after {seconds:g} s")
-        open_ = open_ or answer.reasons[0]
-    return Verification(Result.UNKNOWN if open_ else Result.UNSAT, open_)
+            proved, reason = proved or found.holds, found.reason or reason
+        if not proved:
+            open_.append(reason)
+    if not open_:
+        return Verification(Result.UNSAT)
+    if _TIMEOUT in open_:
+        return Verification(Result.TIMEOUT, f"not decided in {seconds:g} s")
+    return Verification(Result.UNKNOWN, open_[0])
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """What a method says of a case.
+
+    Attributes:
+        point: (r,) float64, the most promising counterexample, or None.
+        holds: whether the property is proved over the case.
+        reason: "" where it is, else why not.
+    """
+
+    point: Tensor | None
+    holds: bool = False
+    reason: str = ""
+
+
+def _attempts(network: StoredNetwork, case: Case, seconds: float) -> Iterator[_Attempt]:
+    """The one place that chooses methods: they decide the case within the time, or say why not."""
+    deadline = time.monotonic() + seconds
+    query = _query(network, case)
+    smooth = network.activation.slopes is None
+    if smooth or any(len(clause) > 1 for clause in case.clauses):
+        # Interval bounds do not search, and the verifier follows one form of a clause at a time.
+        found = falsify(network, query, case.within(), search=_THOROUGH)
+        yield _Attempt(found.bounds.x[0])
+    left = deadline - time.monotonic()
+    if left <= 0:
+        yield _Attempt(None, reason=_TIMEOUT)
+        return
+    complete = Complete(timeout=None, total=None if math.isinf(left) else left)
+    answer = (Interval() if smooth else complete).answer(network, query)
+    [finding] = answer.findings or (None,)
+    point = None if finding is None or finding.point is None else torch.from_numpy(finding.point)
+    yield _Attempt(point, bool(answer.holds.all()), answer.reasons[0])
 
 
 def _query(network: StoredNetwork, case: Case) -> Query:
@@ -154,23 +195,10 @@ def _samples(network: StoredNetwork, box: Box) -> NDArray[np.float64]:  # (s, q)
 
 def _sizes(network: StoredNetwork, box: Box) -> list[float]:
     """Proved bounds on |y| over the box; infinite where there are none."""
-    lower = _bounds(network, Query.of_outputs(box, network.outputs)).lower[0]
+    method = Interval() if network.activation.slopes is None else Dual()
+    lower = method.answer(network, Query.of_outputs(box, network.outputs)).lower[0]
     lo, above = lower.chunk(2)  # of y and of -y
     return (-torch.minimum(lo, above)).clamp(min=0).tolist()
-
-
-def _bounds(network: StoredNetwork, query: Query) -> Answer:
-    """What proves: the one place that chooses the method."""
-    return Interval().answer(network, query)
-
-
-def _candidates(
-    network: StoredNetwork, case: Case, query: Query, deadline: float
-) -> Iterator[Tensor]:  # (r,) each
-    """Points of the box that may be counterexamples."""
-    for search in _SEARCHES:
-        if time.monotonic() < deadline:
-            yield falsify(network, query, case.within(), search=search).bounds.x[0]
 
 
 class _Judge:

@@ -111,6 +111,14 @@ class Attempt:
         """Where every form of a clause is proved negative at a point of the exact box."""
         return self.upper < 0
 
+    def of_margins(self, row: int) -> bool:
+        """Whether the forms of a sample are the margins of a label, in order."""
+        forms = self.query.forms[int(self.query.which[row])]
+        if forms.rows == 0 or forms.rows != forms.A.shape[1] - 1:
+            return False
+        margins = Forms.margins(int(forms.A[0].argmax()), forms.A.shape[1], forms.A.device)
+        return torch.equal(forms.A, margins.A) and torch.equal(forms.d, margins.d)
+
     def witness(self, row: int) -> Witness | None:
         """That of a sample of a query of margins; None where it is not falsified.
 
@@ -119,10 +127,7 @@ class Attempt:
         """
         forms = self.query.forms[int(self.query.which[row])]
         label = int(forms.A[0].argmax()) if forms.rows else 0
-        margins = Forms.margins(label, forms.A.shape[1], forms.A.device)
-        if forms.rows != margins.rows or not (
-            torch.equal(forms.A, margins.A) and torch.equal(forms.d, margins.d)
-        ):
+        if not self.of_margins(row):
             raise InputError("a witness names a rival class, and this query is not one of margins")
         if not bool(self.falsified[row]):
             return None

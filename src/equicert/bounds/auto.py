@@ -38,6 +38,7 @@ class Auto(Method):
     total: float | None = None
     name = "auto"
     post_fixed = True
+    trees = True
     hunts = True
     bisects = False
     together = Complete.together

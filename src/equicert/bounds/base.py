@@ -27,7 +27,8 @@ class Method(ABC):
     proves: bool = True  # False: its bounds are floating-point claims, and nothing is certified
     post_fixed: bool = False  # True: what is certified follows from a state box over the query's
     # box that passed the post-fixed-point test, and so can be written down as a certificate
-
+    trees: bool = False  # True: or from trees of dual bounds, which are certificates of
+    # piecewise-linear networks only
     hunts: bool = False  # True: it looks for witnesses in the query's inner boxes, too
     bisects: bool = True  # False: too costly to be asked at one radius after the other
     together: int = 1000  # samples a batch, at most: what is lost when a run is killed

@@ -8,6 +8,7 @@ bound first and bounded hundreds at a time.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -130,10 +131,12 @@ class Search:
     stuck: list[Nodes] = field(default_factory=list)
     closed: list[tuple[int, float]] = field(default_factory=list)  # form, bound
     _names: int = 0
+    _deadline: float = math.inf
     _batch: int = _FEWEST
 
     def run(self, deadline: float) -> None:
         """Close every node, find a witness, or stop with a reason."""
+        self._deadline = deadline
         roots, steps = self.open, 0
         self._names = len(roots)
         self.roots = dict(zip(roots.form.tolist(), roots.name.tolist(), strict=True))
@@ -151,7 +154,7 @@ class Search:
                 worst = chosen[chosen.value.argsort()[:_HUNT]]
                 self.witnessed = self.hunt(self._minimisers(worst), worst.form)
             if not self.witnessed:
-                self._expand(chosen, deadline)
+                self._expand(chosen)
             else:
                 self._add(chosen, torch.zeros_like(chosen.form, dtype=torch.bool))
             if self.witnessed:
@@ -218,9 +221,9 @@ class Search:
         rows = self.task.rows(nodes.form, nodes.lo, nodes.hi)
         return self.task.lagrangian.ascend(rows, nodes.multiplier)[2]
 
-    def _expand(self, nodes: Nodes, deadline: float) -> None:
+    def _expand(self, nodes: Nodes) -> None:
         neuron, which, splittable = self._branching(nodes)
-        self._settle_all(nodes[(~splittable).nonzero()[:, 0]], deadline)
+        self._settle_all(nodes[(~splittable).nonzero()[:, 0]])
         rows = splittable.nonzero()[:, 0]
         if self.witnessed:
             self._add(nodes[rows], torch.zeros_like(rows, dtype=torch.bool))
@@ -229,14 +232,14 @@ class Search:
             self.looked += len(children)
             self._add(children, self._closed(children, self.ascent))
 
-    def _settle_all(self, nodes: Nodes, deadline: float) -> None:
+    def _settle_all(self, nodes: Nodes) -> None:
         """Decide nodes that cannot be split: a longer ascent, then one programme each."""
         if not len(nodes):
             return
         left = nodes[(~self._closed(nodes, LONG)).nonzero()[:, 0]]
         for row in range(len(left)):
             one = left[torch.tensor([row], device=left.value.device)]
-            if self.witnessed or time.monotonic() >= deadline:
+            if self.witnessed or time.monotonic() >= self._deadline:
                 self._add(one, torch.zeros_like(one.form, dtype=torch.bool))
             else:
                 self._settled(one)
@@ -275,14 +278,15 @@ class Search:
         """Bound the nodes from their parents' multipliers or afresh; which are closed by that."""
         lagrangian, constant = self.task.lagrangian, self.task.objectives.constant
         self._choose_forms(nodes)
-        rows = self.task.rows(nodes.form, nodes.lo, nodes.hi)
+        rows = lagrangian.prepared(self.task.rows(nodes.form, nodes.lo, nodes.hi))
         needed = -constant[nodes.form]
         value, multiplier = adjoint_start(lagrangian, rows)
         before = lagrangian.value(rows, nodes.multiplier)
         better = ~(value > before)
         value = torch.where(better, before, value)
         multiplier = torch.where(better[:, None], nodes.multiplier, multiplier)
-        value, multiplier, _ = ascent.run(lagrangian, rows, (value, multiplier), needed)
+        start = value, multiplier
+        value, multiplier, _ = ascent.run(lagrangian, rows, start, needed, self._deadline)
         nodes.value, nodes.multiplier = value - needed, multiplier
         closed = torch.zeros_like(needed, dtype=torch.bool)
         some = (nodes.value > 0).nonzero()[:, 0]

@@ -2,7 +2,8 @@
 
 All samples together get the bounds to start from (`bounds.starts`), the dual bound of every form,
 and a search for witnesses. Each that is left open gets lemmas that tighten its bounds on r, and
-then branch and bound, with witnesses looked for inside.
+then branch and bound, with witnesses looked for inside. Where psi is smooth there is nothing to
+branch on, and what lemmas and witnesses do not decide is left open, reason "margin".
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Searching(Method):
     total: float | None = None
 
     post_fixed = True
+    trees = True
     bisects = False
     together = 100
     branches = False
@@ -79,30 +81,32 @@ class Searching(Method):
         end = math.inf if self.total is None else began + self.total
         work = _Work(network, query, started)
         for row in left.tolist():
-            if findings[row].witness is None:
-                sample, findings[row] = self._decide(work, row, findings[row].above, end)
-                if findings[row].witness is None:  # else nothing holds, and nothing is to hold
+            if not findings[row].above < 0:
+                sample, findings[row] = self._decide(work, row, findings[row], end)
+                if not findings[row].above < 0:  # else nothing holds, and nothing is to hold
                     lower[row] = torch.maximum(lower[row], sample.lower)
                 reasons[row] = sample.reason
         state = replace(started.state, reason=tuple(reasons))
         return Answer(query, lower, state, findings=tuple(findings))
 
-    def _decide(self, work: _Work, row: int, above: float, end: float) -> tuple[Sample, Finding]:
+    def _decide(self, work: _Work, row: int, known: Finding, end: float) -> tuple[Sample, Finding]:
         began = time.monotonic()
         deadline = min(end, math.inf if self.timeout is None else began + self.timeout)
-        sample, hunter = work.sample(row), work.hunter(row, above)
+        sample, hunter = work.sample(row), work.hunter(row, known)
         stage = "tightening"
         if time.monotonic() >= deadline:
             sample.reason = "timeout"
         else:
-            sample.bound()
+            sample.bound(deadline)
             sample.tighten(ROUNDS, deadline)
         if self.branches and not (sample.holds or sample.reason):
             stage = "complete"
             sample.branch(hunter, deadline)
         proof = sample.proof(work.started.start(row)) if sample.holds else None
         seconds = time.monotonic() - began
-        found = Finding(proof, hunter.witness, hunter.above, sample.nodes, stage, seconds)
+        found = Finding(
+            proof, hunter.witness, hunter.above, hunter.point, sample.nodes, stage, seconds, False
+        )
         return sample, found
 
 
@@ -129,10 +133,10 @@ class _Work:
         task = Task(self._lagrangian, self._objectives[which], clause, centre, half)  # type: ignore[attr-defined]
         return Sample.of(task, self.started.lo[row, None], self.started.hi[row, None])
 
-    def hunter(self, row: int, above: float) -> Hunter:
+    def hunter(self, row: int, known: Finding) -> Hunter:
         """What judges points that the search comes by."""
         query = self.query[torch.tensor([row], device=self.query.which.device)]
-        return Hunter(self.network, query, query.inner, above)
+        return Hunter(self.network, query, query.inner, known.above, known.point)
 
 
 @final

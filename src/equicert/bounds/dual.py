@@ -14,7 +14,14 @@ from equicert.bounds.lemmas import proved_multiplier
 from equicert.bounds.starts import Started, begin
 from equicert.proofs import Finding, Leaf, TreeProof
 from equicert.queries import Answer, Forms, Query
-from equicert.relaxation import Ascent, Lagrangian, Objectives, Rows, adjoint_start
+from equicert.relaxation import (
+    Ascent,
+    Lagrangian,
+    Objectives,
+    PiecewiseLinear,
+    Rows,
+    adjoint_start,
+)
 from equicert.rounding import centre_radius, down
 from equicert.stored import StoredNetwork
 
@@ -27,7 +34,8 @@ _TOGETHER = 512  # forms ascended at a time
 class Dual(Method):
     """lambda from the adjoint network's solution, then by ascent, over the bounds of `starts`.
 
-    Never below certificate (10) over the same box of states, which is what lambda = 0 gives.
+    Never below certificate (10) over the same box of states, which is what lambda = 0 gives. The
+    trees that prove it are for piecewise-linear activations only.
 
     Attributes:
         ascent: of each form that the start leaves open.
@@ -36,6 +44,7 @@ class Dual(Method):
     ascent: Ascent = _ASCENT
     name = "dual"
     post_fixed = True
+    trees = True
 
     @torch.no_grad()
     def answer(self, network: StoredNetwork, query: Query) -> Answer:
@@ -75,7 +84,8 @@ class Dual(Method):
         if any(forms.clause is None for forms in query.forms):
             return answer  # bounds were asked for, and nothing is to be decided
         held = plain.holds if started.t is None else torch.zeros_like(plain.holds)
-        return _with_proofs(answer, held, started, multiplier)
+        proved = _Proved(held, started, multiplier, isinstance(lagrangian.graph, PiecewiseLinear))
+        return _with_findings(answer, proved)
 
     def _bound(
         self,
@@ -83,25 +93,42 @@ class Dual(Method):
         rows: Rows,
         constant: Tensor,  # (batch,)
     ) -> tuple[Tensor, Tensor]:  # (batch,), (batch, n)
+        rows = lagrangian.prepared(rows)
         start = adjoint_start(lagrangian, rows)
         found = self.ascent.run(lagrangian, rows, start, -constant)[1]
         value, exact = proved_multiplier(lagrangian, rows, found, -constant)
         return down(value + constant).nan_to_num(-torch.inf), exact
 
 
-def _with_proofs(
-    answer: Answer,
-    held: Tensor,  # (batch,) bool: the state box alone is a proof
-    started: Started,
-    multiplier: Tensor,  # (batch, k, n)
-) -> Answer:
-    """The answer with the proof of each sample whose clauses are single forms."""
+@dataclass(frozen=True)
+class _Proved:
+    """What the bounds of an answer rest on.
+
+    Attributes:
+        held: (batch,) bool: the state box alone is a proof.
+        started: the bounds on z and r.
+        multiplier: (batch, k, n).
+        trees: whether the checker knows the graph of psi.
+    """
+
+    held: Tensor
+    started: Started
+    multiplier: Tensor
+    trees: bool
+
+    def tree(self, answer: Answer, row: int) -> TreeProof | None:
+        """The proof of a sample whose clauses are single forms."""
+        if not (self.trees and single_forms(answer.query.forms[int(answer.query.which[row])])):
+            return None
+        trees = tuple((Leaf(own.cpu().numpy(), False),) for own in self.multiplier[row])
+        return TreeProof(self.started.start(row), (), answer.lower[row].cpu().numpy(), trees)
+
+
+def _with_findings(answer: Answer, proved: _Proved) -> Answer:
+    """The answer with what is known of each sample that the state box alone does not prove."""
     findings: list[Finding | None] = [None] * len(answer.lower)
-    for row in (answer.holds & ~held).nonzero()[:, 0].tolist():
-        if single_forms(answer.query.forms[int(answer.query.which[row])]):
-            trees = tuple((Leaf(own.cpu().numpy(), False),) for own in multiplier[row])
-            margins = answer.lower[row].cpu().numpy()
-            findings[row] = Finding(TreeProof(started.start(row), (), margins, trees), stage="dual")
+    for row in (answer.holds & ~proved.held).nonzero()[:, 0].tolist():
+        findings[row] = Finding(proved.tree(answer, row), stage="dual", by_state=False)
     return replace(answer, findings=tuple(findings))
 
 

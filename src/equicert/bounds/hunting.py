@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from equicert.boxes import Box
@@ -25,14 +26,17 @@ def first_witnesses(
 ) -> dict[int, Finding]:
     """What a search finds out about these samples, whether it breaks them or not."""
     attempt = falsify(network, query[rows], inner[rows])
-    return {
-        row: Finding(witness=_witness(attempt, k), above=float(attempt.upper[k]), stage="falsifier")
-        for k, row in enumerate(rows.tolist())
-    }
+    found = {}
+    for k, row in enumerate(rows.tolist()):
+        above, point = float(attempt.upper[k]), attempt.bounds.x[k].cpu().numpy()
+        found[row] = Finding(None, _witness(attempt, k), above, point, stage="falsifier")
+    return found
 
 
 def _witness(attempt: Attempt, row: int) -> Witness | None:
-    return attempt.witness(row) if bool(attempt.falsified[row]) else None
+    """The witness, where it breaks the margin of a label: other properties have no rival."""
+    broken = bool(attempt.falsified[row]) and attempt.of_margins(row)
+    return attempt.witness(row) if broken else None
 
 
 @dataclass
@@ -44,6 +48,7 @@ class Hunter:
         query: of one sample.
         inner: the box to look in; None: nothing is looked for.
         above: the least upper bound on the margin so far.
+        point: where that was found.
         witness: the first one.
     """
 
@@ -51,6 +56,7 @@ class Hunter:
     query: Query
     inner: Box | None
     above: float = math.inf
+    point: np.ndarray | None = None
     witness: Witness | None = None
 
     def __call__(
@@ -58,11 +64,12 @@ class Hunter:
         x: Tensor,  # (k, r)
         form: Tensor,  # (k,) int64, which form was least there
     ) -> bool:
-        """Whether a witness is known, now that these points have been tried."""
+        """Whether the property is known to be broken, now that these points have been tried."""
         del form
         if self.inner is None:
             return False
         attempt = falsify(self.network, self.query, self.inner, self.inner.clamp(x)[None], _SHORT)
-        self.above = min(self.above, float(attempt.upper[0]))
+        if float(attempt.upper[0]) < self.above:
+            self.above, self.point = float(attempt.upper[0]), attempt.bounds.x[0].cpu().numpy()
         self.witness = _witness(attempt, 0)
-        return self.witness is not None
+        return bool(attempt.falsified[0])

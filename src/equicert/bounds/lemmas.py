@@ -1,7 +1,7 @@
 """Tighter bounds on pre-activations: each r_i from below and above by the dual bound, in rounds.
 
-A round bounds every neuron that is still open with the bounds that the round before left, and what
-it finds are lemmas, each citing those of earlier rounds only.
+A round bounds every neuron that is still open, layer by layer where there are layers, with the
+bounds that stood before; what it finds are lemmas, each citing earlier ones only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from equicert.proofs import Lemma
-from equicert.relaxation import Ascent, Lagrangian, Rows, adjoint_start, rounded
+from equicert.relaxation import Ascent, Lagrangian, Rows, Stage, adjoint_start, rounded
 
 BITS = 15  # of multipliers that are to be kept
 _FINE_BITS = 31
@@ -53,24 +53,42 @@ def tighten(
     n = len(lagrangian.b)
     kept: Tensor | None = None  # (2 n, n), the multipliers of the round before
     for _ in range(rounds):
-        neurons = _open(lagrangian, bounds)
-        if not len(neurons) or time.monotonic() > deadline:
-            return
-        which = torch.cat([neurons, neurons + n])  # from below, then from above
         width = (bounds.hi - bounds.lo).sum()
         found = torch.zeros((2 * n, n), dtype=bounds.lo.dtype, device=bounds.lo.device)
-        lo, hi = bounds.lo.clone(), bounds.hi.clone()
-        for part in which.split(_ROWS):
-            rows = neuron_rows(bounds.lo, bounds.hi, part, centre, half)
-            multiplier = _proposed(lagrangian, rows, None if kept is None else kept[part], ascent)
-            found[part] = multiplier
-            values = lagrangian.below(rows, multiplier)
-            _note(bounds, lo, hi, part, values, multiplier)
-            if time.monotonic() > deadline:
-                break
-        bounds.lo, bounds.hi, kept = lo, hi, found
-        bounds.empty |= bool((lo > hi).any())
-        if bounds.empty or (hi - lo).sum() > _ENDED * width:
+        for stage in lagrangian.stages:
+            if time.monotonic() >= deadline:
+                return
+            _tighten(stage, bounds, (centre, half), kept, found, deadline, ascent)
+        kept = found
+        bounds.empty |= bool((bounds.lo > bounds.hi).any())
+        if bounds.empty or (bounds.hi - bounds.lo).sum() > _ENDED * width:
+            return
+
+
+def _tighten(
+    stage: Stage,
+    bounds: Tightened,
+    box: tuple[Tensor, Tensor],  # (1, r) each, centre and half-widths
+    kept: Tensor | None,  # (2 n, n)
+    found: Tensor,  # (2 n, n), filled in
+    deadline: float,
+    ascent: Ascent,
+) -> None:
+    """Lemmas about the neurons of a stage that are open, by what is known before it."""
+    known, lagrangian = stage.known, stage.lagrangian
+    n, m = bounds.lo.shape[1], len(known)
+    lo, hi = bounds.lo[:, known], bounds.hi[:, known]
+    local = torch.searchsorted(known, stage.neurons)
+    open_ = local[lagrangian.graph.bent(lo[0], hi[0])[local]]
+    for part in torch.cat([open_, open_ + m]).split(_ROWS):  # from below, then from above
+        rows = neuron_rows(lo, hi, part, *box)
+        place = known[part % m] + torch.where(part >= m, n, 0)
+        before = None if kept is None else kept[place][:, known]
+        multiplier = _proposed(lagrangian, rows, before, ascent, deadline)
+        found[place[:, None], known] = multiplier
+        values = lagrangian.below(rows, multiplier)
+        _note(bounds, known[part % m], part >= m, values, found[place])
+        if time.monotonic() >= deadline:
             return
 
 
@@ -89,41 +107,35 @@ def neuron_rows(
     return Rows(a, e, a[:1, :1], lo, hi, centre, half)
 
 
-def _open(lagrangian: Lagrangian, bounds: Tightened) -> Tensor:  # (k,) int64
-    """Neurons whose graph bends inside their interval."""
-    return (lagrangian.graph.cut(bounds.lo[0], bounds.hi[0]) > 0).any(0).nonzero()[:, 0]
-
-
 def _proposed(
-    lagrangian: Lagrangian, rows: Rows, kept: Tensor | None, ascent: Ascent
+    lagrangian: Lagrangian, rows: Rows, kept: Tensor | None, ascent: Ascent, deadline: float
 ) -> Tensor:  # (batch, n)
+    rows = lagrangian.prepared(rows)
     value, multiplier = adjoint_start(lagrangian, rows)
     if kept is not None:
         before = lagrangian.value(rows, kept)
         better = before > value
         value = torch.where(better, before, value)
         multiplier = torch.where(better[:, None], kept, multiplier)
-    return rounded(ascent.run(lagrangian, rows, (value, multiplier))[1], BITS)
+    found = ascent.run(lagrangian, rows, (value, multiplier), deadline=deadline)[1]
+    return rounded(found, BITS)
 
 
 def _note(
     bounds: Tightened,
-    lo: Tensor,  # (1, n), of the next round
-    hi: Tensor,
-    which: Tensor,  # (batch,)
+    neuron: Tensor,  # (batch,)
+    upper: Tensor,  # (batch,) bool
     values: Tensor,  # (batch,) rigorous
     multiplier: Tensor,  # (batch, n)
 ) -> None:
     """Make lemmas of the values that are worth it."""
-    n = lo.shape[1]
-    neuron, upper = which % n, which >= n
-    old = torch.where(upper, -bounds.hi[0, neuron], bounds.lo[0, neuron])
-    width = bounds.hi[0, neuron] - bounds.lo[0, neuron]
-    worth = (values > old + _WORTH * width) & values.isfinite()
+    lo, hi = bounds.lo[0, neuron], bounds.hi[0, neuron]
+    old = torch.where(upper, -hi, lo)
+    worth = (values > old + _WORTH * (hi - lo)) & values.isfinite()
     for k in worth.nonzero()[:, 0].tolist():
         i, above = int(neuron[k]), bool(upper[k])
         value = -float(values[k]) if above else float(values[k])
-        (hi if above else lo)[0, i] = value
+        (bounds.hi if above else bounds.lo)[0, i] = value
         bounds.chain.append(Lemma(i, above, value, multiplier[k].cpu().numpy()))
 
 

@@ -12,7 +12,7 @@ from equicert.bounds.branching import Hunt, Nodes, Search, Task
 from equicert.bounds.leaf import settle
 from equicert.bounds.lemmas import Tightened, proved_multiplier, tighten
 from equicert.proofs import Leaf, Start, Step, TreeProof
-from equicert.relaxation import Ascent, Rows, adjoint_start
+from equicert.relaxation import Ascent, PiecewiseLinear, Rows, adjoint_start
 from equicert.rounding import down
 
 ROOT, CHILD = Ascent(100), Ascent(50)
@@ -45,7 +45,7 @@ class Sample:
         """A sample about which only l and u, (1, n) each, are known."""
         k, n = task.objectives.a.shape
         nothing = lo.new_full((k,), -torch.inf)
-        return cls(task, Tightened(lo, hi), nothing, lo.new_full((k, n), torch.nan))
+        return cls(task, Tightened(lo.clone(), hi.clone()), nothing, lo.new_full((k, n), torch.nan))
 
     @property
     def margin(self) -> float:
@@ -57,6 +57,11 @@ class Sample:
         """Whether every clause has a form with a positive bound."""
         return self.margin > 0
 
+    @property
+    def piecewise(self) -> bool:
+        """Whether psi is piecewise linear, so that there is something to branch on."""
+        return isinstance(self.task.lagrangian.graph, PiecewiseLinear)
+
     def _of_clauses(self, values: Tensor) -> Tensor:  # (clauses,)
         clause = self.task.clause
         best = values.new_full((int(clause.amax()) + 1,), -torch.inf)
@@ -67,16 +72,16 @@ class Sample:
         still = ~(self._of_clauses(self.lower) > 0)
         return still[self.task.clause].nonzero()[:, 0]
 
-    def bound(self, ascent: Ascent = ROOT) -> None:
+    def bound(self, deadline: float = math.inf, ascent: Ascent = ROOT) -> None:
         """Bound the forms of open clauses by the dual over the present bounds on r."""
         forms = self.open_forms()
         if not len(forms):
             return
         task, bounds = self.task, self.bounds
-        rows = task.rows(forms, bounds.lo, bounds.hi)
+        rows = task.lagrangian.prepared(task.rows(forms, bounds.lo, bounds.hi))
         needed = -task.objectives.constant[forms]
         start = self._start(rows, forms)
-        _, found, _ = ascent.run(task.lagrangian, rows, start, needed)
+        _, found, _ = ascent.run(task.lagrangian, rows, start, needed, deadline)
         value, exact = proved_multiplier(task.lagrangian, rows, found, needed)
         value = down(value - needed)
         better = value > self.lower[forms]
@@ -101,12 +106,19 @@ class Sample:
         if bounds.empty:
             self.reason = "contradiction"
         elif len(bounds.chain) > before:
-            self.bound()
+            self.bound(deadline)
 
     def branch(self, hunt: Hunt, deadline: float) -> None:
-        """Branch and bound on the clauses that are open."""
-        roots = self._roots()
-        task = self.task
+        """Branch and bound on the clauses that are open.
+
+        A smooth psi has no breakpoints: only the minimisers are tried, and nothing is a tie.
+        """
+        roots, task = self._roots(), self.task
+        if not self.piecewise:
+            rows = task.rows(roots.form, roots.lo, roots.hi)
+            witnessed = hunt(task.lagrangian.ascend(rows, roots.multiplier)[2], roots.form)
+            self.reason = "" if witnessed else "margin"
+            return
         self.search = Search(
             task, roots, hunt, lambda node: settle(task, node, hunt, deadline), CHILD
         )
@@ -129,8 +141,12 @@ class Sample:
         return Nodes(lo, hi, multiplier, self.lower[chosen].clone(), chosen, torch.arange(k))
 
     def proof(self, start: Start) -> TreeProof | None:
-        """The proof that every form, each a clause of its own, is positive."""
-        if not self.holds or len(torch.unique(self.task.clause)) < len(self.task.clause):
+        """The proof that every form, each a clause of its own, is positive.
+
+        There is none of smooth networks that the checker knows.
+        """
+        single = len(torch.unique(self.task.clause)) == len(self.task.clause)
+        if not (self.holds and self.piecewise and single):
             return None
         roots = {} if self.search is None else self.search.roots
         trees = tuple(self._tree(form, roots.get(form)) for form in range(len(self.task.clause)))

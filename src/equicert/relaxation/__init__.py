@@ -2,8 +2,9 @@
 
 from equicert.relaxation.ascent import Ascent, adjoint_start, rounded
 from equicert.relaxation.graphs import Graph, PiecewiseLinear
-from equicert.relaxation.lagrangian import Lagrangian, Rows
+from equicert.relaxation.lagrangian import Lagrangian, Rows, Stage
 from equicert.relaxation.objectives import Objectives
+from equicert.relaxation.smooth import Smooth
 
 __all__ = [
     "Ascent",
@@ -12,6 +13,8 @@ __all__ = [
     "Objectives",
     "PiecewiseLinear",
     "Rows",
+    "Smooth",
+    "Stage",
     "adjoint_start",
     "rounded",
 ]

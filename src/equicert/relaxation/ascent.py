@@ -7,6 +7,8 @@ proposal; its bound is computed from it.
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from typing import final
 
@@ -31,6 +33,7 @@ def adjoint_start(
 
     With the bound that it gives, in plain floating point.
     """
+    rows = lagrangian.prepared(rows)
     low, high = lagrangian.graph.lines(rows.lo, rows.hi)
     driven = rows.a if rows.e is None else torch.addmm(rows.a, rows.e, lagrangian.W)
     p, moved = driven, torch.full_like(driven[:, 0], torch.inf)
@@ -89,6 +92,7 @@ class Ascent:
         rows: Rows,
         start: tuple[Tensor, Tensor],  # (batch,), (batch, n): a multiplier and its bound
         enough: Tensor | None = None,  # (batch,) or (): rows above it stop
+        deadline: float = math.inf,  # of time.monotonic: what is best then is the result
     ) -> tuple[Tensor, Tensor, Tensor]:  # (batch,), (batch, n), (batch, r)
         """The best bound found, its multiplier, and inputs that minimise near there."""
         best, here = start[0].clone(), start[1].clone()
@@ -98,10 +102,12 @@ class Ascent:
         if rows.e is not None:
             size = torch.maximum(size, 0.1 * rows.e.abs().amax(1))
         going = torch.arange(len(rows), device=here.device)
-        part = rows
+        part = lagrangian.prepared(rows)
         first, second = torch.zeros_like(here), torch.zeros_like(here)
         step = self.rate * size[:, None]
         for t in range(self.steps):
+            if time.monotonic() >= deadline:
+                break
             if enough is not None and t % _CHECKED == 0:
                 limit = enough if enough.ndim == 0 else enough[going]
                 kept = ~(best[going] > limit)

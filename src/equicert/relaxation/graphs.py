@@ -17,12 +17,21 @@ from torch import Tensor
 from equicert.activations import Activation
 from equicert.rounding import UNIT, down, up
 
-_FLUSHED = 2.0**-960  # far more than a few underflows cost
+FLUSHED = 2.0**-960  # far more than a few underflows cost
 _INSIDE = 1e-10  # of 1 + width: a breakpoint that is nearer to an end is not worth a split
 
 
+@dataclass(frozen=True)
 class Graph(ABC):
-    """psi of each neuron, as the dual bound sees it."""
+    """psi of each neuron, as the dual bound sees it.
+
+    Attributes:
+        activation: phi.
+        diagonal: (n,) of W, below 1 in every entry.
+    """
+
+    activation: Activation
+    diagonal: Tensor
 
     @abstractmethod
     def minimise(
@@ -31,6 +40,7 @@ class Graph(ABC):
         multiplier: Tensor,  # (batch, n)
         lo: Tensor,  # (batch, n) or (1, n)
         hi: Tensor,
+        ends: tuple[Tensor, Tensor],  # psi(lo), psi(hi)
     ) -> tuple[Tensor, Tensor, Tensor]:  # (batch, n) each
         """The least `p psi(r) - multiplier r`, its r and psi(r), in plain floating point."""
 
@@ -70,6 +80,14 @@ class Graph(ABC):
 
         Plain floating point. Breakpoints that are hardly inside count as outside.
         """
+
+    def bent(
+        self,
+        lo: Tensor,  # (..., n)
+        hi: Tensor,
+    ) -> Tensor:  # (..., n) bool
+        """Whether psi bends inside the interval, so that tighter bounds would be of use."""
+        return (self.cut(lo, hi) > 0).any(0)
 
     @property
     @abstractmethod
@@ -150,14 +168,14 @@ class PiecewiseLinear(Graph):
         return low.clamp(phi.lower, phi.upper), high.clamp(phi.lower, phi.upper)
 
     def minimise(
-        self, p: Tensor, multiplier: Tensor, lo: Tensor, hi: Tensor
+        self,
+        p: Tensor,
+        multiplier: Tensor,
+        lo: Tensor,
+        hi: Tensor,
+        ends: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        z_lo, z_hi = self.psi(lo), self.psi(hi)
-        at_lo = torch.addcmul(p * z_lo, multiplier, lo, value=-1)
-        at_hi = torch.addcmul(p * z_hi, multiplier, hi, value=-1)
-        lower = at_lo < at_hi
-        best = torch.minimum(at_lo, at_hi)
-        r, z = torch.where(lower, lo, hi), torch.where(lower, z_lo, z_hi)
+        best, r, z = least_at_ends(p, multiplier, (lo, hi), ends)
         for knot, value in zip(self.knots, self._values, strict=True):
             at_knot = torch.addcmul(p * value, multiplier, knot, value=-1)
             better = (at_knot < best) & (lo < knot) & (knot < hi)
@@ -169,11 +187,11 @@ class PiecewiseLinear(Graph):
         self, p: Tensor, error: Tensor, multiplier: Tensor, lo: Tensor, hi: Tensor
     ) -> Tensor:
         best = torch.minimum(
-            _below(p, error, multiplier, lo, self.image(lo, lo)),
-            _below(p, error, multiplier, hi, self.image(hi, hi)),
+            form_below(p, error, multiplier, lo, self.image(lo, lo)),
+            form_below(p, error, multiplier, hi, self.image(hi, hi)),
         )
         for knot, value in zip(self.knots, self._values, strict=True):
-            at_knot = _below(p, error, multiplier, knot, (value, value))
+            at_knot = form_below(p, error, multiplier, knot, (value, value))
             inside = (lo < up(knot)) & (down(knot) < hi)
             best = torch.where(inside, torch.minimum(best, at_knot), best)
         return best
@@ -210,7 +228,20 @@ class PiecewiseLinear(Graph):
         return low, torch.where(exact, self.knots, up(self.knots))
 
 
-def _below(
+def least_at_ends(
+    p: Tensor,  # (batch, n)
+    multiplier: Tensor,  # (batch, n)
+    r: tuple[Tensor, Tensor],  # (batch, n) or (1, n) each
+    z: tuple[Tensor, Tensor],  # psi of them
+) -> tuple[Tensor, Tensor, Tensor]:  # (batch, n) each
+    """The lesser of `p z - multiplier r` at two points, its r and its z, in floating point."""
+    at_lo = torch.addcmul(p * z[0], multiplier, r[0], value=-1)
+    at_hi = torch.addcmul(p * z[1], multiplier, r[1], value=-1)
+    lower = at_lo < at_hi
+    return torch.minimum(at_lo, at_hi), torch.where(lower, *r), torch.where(lower, *z)
+
+
+def form_below(
     p: Tensor,  # (batch, n)
     error: Tensor,  # (batch, n)
     multiplier: Tensor,  # (batch, n)
@@ -222,5 +253,5 @@ def _below(
     radius = up(torch.maximum(z[1] - centre, centre - z[0]))
     driven, moved = p * centre, multiplier * r
     lost = p.abs() * radius + error * (centre.abs() + radius)
-    lost = lost + 8 * UNIT * (driven.abs() + moved.abs() + lost) + _FLUSHED
+    lost = lost + 8 * UNIT * (driven.abs() + moved.abs() + lost) + FLUSHED
     return down(down(driven - moved) - up(lost))

@@ -12,17 +12,19 @@ minimum of the form over the convex hulls of the graphs of psi, for ReLU the tri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from equicert.errors import InputError
 from equicert.relaxation.graphs import Graph, PiecewiseLinear
+from equicert.relaxation.smooth import Smooth
 from equicert.rounding import TINY, UNIT, down, gamma, up
 from equicert.stored import StoredNetwork
+
+_MOST_LAYERS = 64  # of a network that is taken to have any
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Rows:
         error: (batch, n) or (1, 1): the exact a is within it of a.
         lo, hi: (batch, n) or (1, n) bounds on r.
         centre, half: (batch, r) or (1, r): the box lies in the exact centre -+ half.
+        ends: psi(lo) and psi(hi) in plain floating point, once they are known.
     """
 
     a: Tensor
@@ -44,15 +47,17 @@ class Rows:
     hi: Tensor
     centre: Tensor
     half: Tensor
+    ends: tuple[Tensor, Tensor] | None = None
 
     def __getitem__(self, rows: Tensor | slice) -> Rows:
         """Some of the forms (an index tensor or a slice)."""
-        error, lo, hi, centre, half = (
-            part if len(part) == 1 else part[rows]
-            for part in (self.error, self.lo, self.hi, self.centre, self.half)
+        columns = (self.error, self.lo, self.hi, self.centre, self.half, *(self.ends or ()))
+        error, lo, hi, centre, half, *ends = (
+            part if len(part) == 1 else part[rows] for part in columns
         )
         e = None if self.e is None else self.e[rows]
-        return Rows(self.a[rows], e, error, lo, hi, centre, half)
+        known = (ends[0], ends[1]) if ends else None
+        return Rows(self.a[rows], e, error, lo, hi, centre, half, known)
 
     def __len__(self) -> int:
         return len(self.a)
@@ -76,19 +81,42 @@ class Lagrangian:
 
     @classmethod
     def of(cls, network: StoredNetwork) -> Self:
-        """Of a network whose psi is piecewise linear.
+        """Of a network as stored.
 
         Raises:
-            InputError: it is not.
+            ModelError: its activation is neither piecewise linear nor one whose slopes are known.
         """
-        if network.activation.slopes is None:
-            raise InputError(
-                f"dual bounds are for piecewise-linear activations, not {network.activation.name}:"
-                " use interval, lipschitz or, for a monotone network, spectral"
-            )
-        graph = PiecewiseLinear(network.activation, network.diagonal)
+        kind = Smooth if network.activation.slopes is None else PiecewiseLinear
+        graph = kind(network.activation, network.diagonal)
         W, U = network.W.dense().clone().fill_diagonal_(0), network.U.dense()
         return cls(graph, W, U, network.b)
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The layers of a network without cycles, the first of which W does not drive; or one."""
+        n = len(self.b)
+        level = torch.zeros(n, dtype=torch.int64, device=self.b.device)
+        drives = self.W != 0
+        for _ in range(min(n, _MOST_LAYERS)):
+            following = torch.where(drives, level + 1, 0).amax(1)
+            if torch.equal(following, level):
+                break
+            level = following
+        else:
+            everything = torch.arange(n, device=self.b.device)
+            return (Stage(everything, everything, self),)
+        stages = []
+        for k in range(1, int(level.amax()) + 1):
+            known = (level <= k).nonzero()[:, 0]
+            stages.append(Stage((level == k).nonzero()[:, 0], known, self._part(known)))
+        return tuple(stages)
+
+    def _part(
+        self,
+        rows: Tensor,  # (k,) int64, which depend on none but one another
+    ) -> Lagrangian:
+        graph = type(self.graph)(self.graph.activation, self.graph.diagonal[rows])
+        return Lagrangian(graph, self.W[rows][:, rows], self.U[rows], self.b[rows])
 
     @cached_property
     def _driven(self) -> tuple[Tensor | None, Tensor]:
@@ -119,6 +147,13 @@ class Lagrangian:
         plus[:, which] += x @ U.mT
         return plus
 
+    def prepared(self, rows: Rows) -> Rows:
+        """The rows with psi at their ends, which every bound on them asks for."""
+        return rows if rows.ends is not None else replace(rows, ends=self._ends(rows))
+
+    def _ends(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        return rows.ends or (self.graph.psi(rows.lo), self.graph.psi(rows.hi))
+
     def ascend(
         self,
         rows: Rows,
@@ -128,7 +163,7 @@ class Lagrangian:
         mu = multiplier if rows.e is None else multiplier + rows.e
         p = torch.addmm(rows.a, mu, self.W)
         v = self._on_inputs(mu)
-        least, r, z = self.graph.minimise(p, multiplier, rows.lo, rows.hi)
+        least, r, z = self.graph.minimise(p, multiplier, rows.lo, rows.hi, self._ends(rows))
         x = rows.centre - rows.half * v.sign()
         value = mu @ self.b + least.sum(1) + (v * x).sum(1)
         slope = self._from_inputs(x, torch.addmm(self.b, z, self.W.mT)).sub_(r)
@@ -143,7 +178,7 @@ class Lagrangian:
         mu = multiplier if rows.e is None else multiplier + rows.e
         p = torch.addmm(rows.a, mu, self.W)
         v = self._on_inputs(mu)
-        least, _, _ = self.graph.minimise(p, multiplier, rows.lo, rows.hi)
+        least, _, _ = self.graph.minimise(p, multiplier, rows.lo, rows.hi, self._ends(rows))
         inputs = (v * rows.centre).sum(1) - (v.abs() * rows.half).sum(1)
         return mu @ self.b + least.sum(1) + inputs
 
@@ -187,6 +222,21 @@ class Lagrangian:
     @cached_property
     def _b_sum(self) -> Tensor:  # ()
         return _sums_above(self.b[:, None])[0]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Neurons to bound together.
+
+    Attributes:
+        neurons: (k,) int64.
+        known: (m,) int64, increasing: they, and all that they depend on.
+        lagrangian: of those, for which all others might as well not be there.
+    """
+
+    neurons: Tensor
+    known: Tensor
+    lagrangian: Lagrangian
 
 
 def _sums_above(A: Tensor) -> Tensor:
