@@ -65,13 +65,13 @@ class Stages:
 
     def _timed(self, stage: str, function: Callable[..., object]) -> Callable[..., object]:
         @functools.wraps(function)
-        def timed(*arguments: object) -> object:
+        def timed(*arguments: object, **named: object) -> object:
             if self._inside:
-                return function(*arguments)
+                return function(*arguments, **named)
             self._inside = True
             own, passed = time.process_time(), time.perf_counter()
             try:
-                return function(*arguments)
+                return function(*arguments, **named)
             finally:
                 self._inside = False
                 self.cpu[stage] += time.process_time() - own
