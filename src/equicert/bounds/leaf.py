@@ -110,11 +110,13 @@ def settle(
     except np.linalg.LinAlgError:
         return None, False
     ends = lo.cpu().numpy(), hi.cpu().numpy()
-    if not all(np.isfinite(part).all() for part in (G, a, box, *ends)):
-        return None, False
     programme = _Programme(G[:, :-1], G[:, -1], *ends, box, deadline)
+    cost = (a * S) @ programme.G
+    numbers = (G, cost, box, programme.g - programme.lo, programme.hi - programme.g)
+    if not all(np.isfinite(part).all() for part in numbers):
+        return None, False
     below, above = _split(task, lo, hi)
-    found, y, x = programme.solve((a * S) @ programme.G, below, above, slack=False)
+    found, y, x = programme.solve(cost, below, above, slack=False)
     if found.status == _SOLVED:
         least = (
             found.fun + a @ (S * programme.g + t) + float(task.objectives.constant[node.form[0]])

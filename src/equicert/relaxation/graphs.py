@@ -211,7 +211,7 @@ class PiecewiseLinear(Graph):
         lo: Tensor,  # (..., n)
         hi: Tensor,
     ) -> Tensor:  # (breakpoints, ..., n)
-        shape = (len(self.knots),) + (1,) * (lo.ndim - 1) + (-1,)
+        shape = (len(self.knots),) + (1,) * (lo.ndim - 1) + (lo.shape[-1],)
         knots = self.knots.reshape(shape)
         values = self._values.reshape((len(knots),) + (1,) * lo.ndim)
         spare = _INSIDE * (1 + hi - lo)
