@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equicert.bounds import Complete, Dual, Interval
+from equicert.bounds import Complete, Dual
 from equicert.boxes import Box
 from equicert.compressed import plain_suffix
 from equicert.conjunctions import with_combinations
@@ -156,9 +156,8 @@ def _attempts(network: StoredNetwork, case: Case, seconds: float) -> Iterator[_A
     """The one place that chooses methods: they decide the case within the time, or say why not."""
     deadline = time.monotonic() + seconds
     query = _query(network, case)
-    smooth = network.activation.slopes is None
-    if smooth or any(len(clause) > 1 for clause in case.clauses):
-        # Interval bounds do not search, and the verifier follows one form of a clause at a time.
+    if any(len(clause) > 1 for clause in case.clauses):
+        # The verifier follows one form of a clause at a time.
         found = falsify(network, query, case.within(), search=_THOROUGH)
         yield _Attempt(found.bounds.x[0])
     left = deadline - time.monotonic()
@@ -166,7 +165,7 @@ def _attempts(network: StoredNetwork, case: Case, seconds: float) -> Iterator[_A
         yield _Attempt(None, reason=_TIMEOUT)
         return
     complete = Complete(timeout=None, total=None if math.isinf(left) else left)
-    answer = (Interval() if smooth else complete).answer(network, query)
+    answer = complete.answer(network, query)
     [finding] = answer.findings or (None,)
     point = None if finding is None or finding.point is None else torch.from_numpy(finding.point)
     yield _Attempt(point, bool(answer.holds.all()), answer.reasons[0])
@@ -195,8 +194,7 @@ def _samples(network: StoredNetwork, box: Box) -> NDArray[np.float64]:  # (s, q)
 
 def _sizes(network: StoredNetwork, box: Box) -> list[float]:
     """Proved bounds on |y| over the box; infinite where there are none."""
-    method = Interval() if network.activation.slopes is None else Dual()
-    lower = method.answer(network, Query.of_outputs(box, network.outputs)).lower[0]
+    lower = Dual().answer(network, Query.of_outputs(box, network.outputs)).lower[0]
     lo, above = lower.chunk(2)  # of y and of -y
     return (-torch.minimum(lo, above)).clamp(min=0).tolist()
 
