@@ -23,7 +23,7 @@ from equicert.activations import Activation, Sigmoid, parse_activation
 from equicert.bounds import Auto, Complete, Dual, Interval, Method, Tightening
 from equicert.boxes import Box
 from equicert.certification import certify
-from equicert.errors import InputError, ModelError
+from equicert.errors import InputError, ModelError, NotContractingError
 from equicert.evaluation import write_certificates
 from equicert.queries import Answer, Query
 from equicert.relaxation import Lagrangian, PiecewiseLinear, Smooth
@@ -184,12 +184,11 @@ def test_slopes_are_enclosed_however_small(spec: str, t: float) -> None:
     assert high - low <= 1e-12 * high + 1e-290
 
 
-@EACH
-@given(t=st.floats(-15, 0))
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec != "elu(0.0)"])
+@given(t=st.floats(-15, -1e-3))
 def test_slopes_are_found_again(spec: str, t: float) -> None:
     phi = parse_activation(spec)
     slope = phi.slope(torch.tensor(t))
-    assume(float(slope) > 0)
     again = phi.slope(curve_of(phi).rising(slope))
     assert torch.allclose(again, slope, rtol=1e-9)
 
@@ -313,21 +312,23 @@ def monotone(activation: str) -> StoredNetwork:
 def asked(network: StoredNetwork, eps: float, batch: int = 3) -> Query:
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(batch, network.inputs, generator=rng)
-    return Query.of_outputs(Box(x - eps, x + eps), network.outputs)
+    labels = torch.arange(batch) % network.outputs
+    return Query.of_margins(Box(x - eps, x + eps), labels, network.outputs)
 
 
 def check_sampled(network: StoredNetwork, answer: Answer) -> None:
-    """No sampled output is below its bound by more than the solver's own error."""
+    """No sampled margin is below its bound by more than the solver's own error."""
     rng = torch.Generator().manual_seed(2)
-    box = answer.query.box
-    for k in range(24):
+    query, box = answer.query, answer.query.box
+    A = torch.stack([query.forms[which].A for which in query.which.tolist()])
+    for k in range(16):
         share = torch.rand(box.lo.shape, generator=rng)
         share = share.round() if k % 2 else share
         solution = network.solve(box.lo + share * (box.hi - box.lo), 1e-10)
-        assert bool(solution.converged.all())
         y = solution.value @ network.C.mT + network.c
-        spare = 1e-8 * (1 + y.abs().amax()) + 1e-9 * network.C.abs().sum(1).amax()
-        assert bool((torch.cat([y, -y], 1) >= answer.lower - spare).all())
+        radius = solution.radius.amax() * network.C.abs().sum(1).amax()
+        spare = 2 * radius + 1e-9 * (1 + y.abs().amax())
+        assert bool(((A @ y[:, :, None])[:, :, 0] >= answer.lower - spare).all())
 
 
 @pytest.mark.parametrize("net", SMOOTH, ids=lambda net: net.name)
@@ -345,12 +346,16 @@ def test_dual_bounds_hold_and_are_never_below_interval_bounds(net: Network, eps:
     eps=st.sampled_from([1e-6, 0.1, 1.0]),
 )
 def test_dual_bounds_of_drawn_networks_hold(net: Network, eps: float) -> None:
-    network = stored(net)
-    query = asked(network, eps)
+    assume(net.outputs > 1)
+    try:
+        network = stored(net)
+        network.contraction  # noqa: B018, which float64 does not always resolve
+    except NotContractingError:
+        assume(False)
+        return
+    query = asked(network, eps, 2)
     answer, plain = Dual().answer(network, query), Interval().answer(network, query)
     assert bool((answer.lower >= plain.lower).all())
-    solution = network.solve(query.box.lo, 1e-10)
-    assume(bool(solution.converged.all()))
     check_sampled(network, answer)
 
 
@@ -362,9 +367,9 @@ def test_dual_bounds_of_a_monotone_network_hold(activation: str) -> None:
     check_sampled(network, answer)
 
 
-def labelled(activation: str, n: int = 12, eta_spread: float = 3.0) -> tuple[StoredNetwork, Tensor]:
-    net = random_network(np.random.default_rng(1), n, 6, 4, 0.5, eta_spread, activation)
-    x = torch.randn(12, 6, generator=torch.Generator().manual_seed(3))
+def labelled(activation: str) -> tuple[StoredNetwork, Tensor]:
+    net = random_network(np.random.default_rng(1), 12, 6, 4, 0.5, 3.0, activation)
+    x = torch.randn(6, 6, generator=torch.Generator().manual_seed(3))
     return stored(net), x
 
 
@@ -372,11 +377,13 @@ def labels_of(network: StoredNetwork, x: Tensor) -> Tensor:
     return (network.solve(x).value @ network.C.mT + network.c).argmax(1)
 
 
-@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "softplus", "elu(0.5)"])
-def test_dual_bounds_are_much_tighter_and_lemmas_tighten_them(activation: str) -> None:
+@pytest.mark.parametrize(
+    ("activation", "eps"), [("tanh", 0.8), ("sigmoid", 12.0), ("softplus", 3.0), ("elu(0.5)", 1.5)]
+)
+def test_dual_bounds_are_much_tighter_and_lemmas_tighten_them(activation: str, eps: float) -> None:
     network, x = labelled(activation)
     labels = labels_of(network, x)
-    query = Query.of_margins(Box(x - 0.3, x + 0.3), labels, network.outputs)
+    query = Query.of_margins(Box(x - eps, x + eps), labels, network.outputs)
     interval, dual, tightened = (
         method.answer(network, query).margin for method in (Interval(), Dual(), Tightening())
     )
@@ -386,19 +393,21 @@ def test_dual_bounds_are_much_tighter_and_lemmas_tighten_them(activation: str) -
     assert bool((tightened[dual <= 0] > dual[dual <= 0] + 1e-6).any())
     rng = torch.Generator().manual_seed(4)
     for _ in range(20):  # and no sampled margin is below
-        y = network.solve(x + 0.3 * (2 * torch.rand(x.shape, generator=rng) - 1), 1e-9).value
+        y = network.solve(x + eps * (2 * torch.rand(x.shape, generator=rng) - 1), 1e-9).value
         y = y @ network.C.mT + network.c
         others = y.scatter(1, labels[:, None], -math.inf).amax(1)
         assert bool((y.gather(1, labels[:, None])[:, 0] - others >= tightened - 1e-6).all())
 
 
 @pytest.mark.parametrize("method", [Complete(timeout=5), Auto(timeout=5)], ids=lambda m: m.name)
-@pytest.mark.parametrize("activation", ["tanh", "elu(0.5)"])
-def test_what_is_not_decided_is_left_open_by_its_margin(method: Method, activation: str) -> None:
-    network, x = labelled(activation, n=30, eta_spread=10.0)
+@pytest.mark.parametrize(("activation", "radii"), [("tanh", (0.2, 0.8)), ("elu(0.5)", (1.5, 3.0))])
+def test_what_is_not_decided_is_left_open_by_its_margin(
+    method: Method, activation: str, radii: tuple[float, float]
+) -> None:
+    network, x = labelled(activation)
     labels = labels_of(network, x)
     statuses = set()
-    for eps in (0.05, 0.4, 0.6, 0.8, 1.5):
+    for eps in radii:
         for verdict in certify(network, x, labels, eps, method=method):
             statuses.add(verdict.status)
             if verdict.status == "unknown":
