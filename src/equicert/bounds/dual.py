@@ -44,6 +44,7 @@ class Dual(Method):
     ascent: Ascent = _ASCENT
     name = "dual"
     post_fixed = True
+    bisects = False  # its proofs may be trees, and those of another radius are none
     trees = True
 
     @torch.no_grad()
