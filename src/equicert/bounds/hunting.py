@@ -62,7 +62,8 @@ class Hunter:
         del form
         if self.inner is None:
             return False
-        attempt = falsify(self.network, self.query, self.inner, self.inner.clamp(x)[None], _SHORT)
+        points = self.inner.clamp(x.nan_to_num(0.0))[None]
+        attempt = falsify(self.network, self.query, self.inner, points, _SHORT)
         self.above = min(self.above, float(attempt.upper[0]))
         self.witness = _witness(attempt, 0)
         return self.witness is not None
