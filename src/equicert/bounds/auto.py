@@ -80,10 +80,9 @@ def _by_lipschitz(network: StoredNetwork, query: Query) -> Answer | None:
 def _merged(first: Answer, rows: Tensor, rest: Answer) -> Answer:
     """The answers of the first, but those of the rest for its rows."""
     findings, reasons = list(first.findings or ()), list(first.state.reason)
-    for row, found, reason in zip(
-        rows.tolist(), rest.findings or (), rest.state.reason, strict=True
-    ):
-        findings[row], reasons[row] = found, reason
+    later = rest.findings or (None,) * len(rows)  # none where no time was left
+    for row, found, reason in zip(rows.tolist(), later, rest.state.reason, strict=True):
+        findings[row], reasons[row] = found or findings[row], reason
     state = StateBox(
         first.state.lo.index_copy(0, rows, rest.state.lo),
         first.state.hi.index_copy(0, rows, rest.state.hi),

@@ -181,7 +181,9 @@ class Search:
                 some = nodes[part.to(nodes.value.device)]
                 rows = self.task.rows(some.form, some.lo, some.hi)
                 bound = self.task.lagrangian.below(rows, some.multiplier)
-                bound = down(bound + constant[some.form]).nan_to_num(-torch.inf)
+                bound = down(bound + constant[some.form])
+                # At most 0: what is open has no leaf, and so no proof that it is positive.
+                bound = torch.where(bound.isnan(), -torch.inf, bound.clamp(max=0.0))
                 least.scatter_reduce_(0, clause[some.form], bound, "amin")
         left = {name for nodes in (self.open, *self.stuck) for name in nodes.name.tolist()}
         for form, root in self.roots.items():

@@ -98,7 +98,8 @@ class Dual(Method):
         start = adjoint_start(lagrangian, rows)
         found = self.ascent.run(lagrangian, rows, start, -constant)[1]
         value, exact = proved_multiplier(lagrangian, rows, found, -constant)
-        return down(value + constant).nan_to_num(-torch.inf), exact
+        value = down(value + constant)
+        return torch.where(value.isnan(), -torch.inf, value), exact
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ class Hunter:
         del form
         if self.inner is None:
             return False
-        attempt = falsify(self.network, self.query, self.inner, self.inner.clamp(x)[None], _SHORT)
+        points = self.inner.clamp(x.nan_to_num(0.0))[None]
+        attempt = falsify(self.network, self.query, self.inner, points, _SHORT)
         if float(attempt.upper[0]) < self.above:
             self.above, self.point = float(attempt.upper[0]), attempt.bounds.x[0].cpu().numpy()
         self.witness = _witness(attempt, 0)

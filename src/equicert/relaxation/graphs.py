@@ -211,10 +211,11 @@ class PiecewiseLinear(Graph):
         lo: Tensor,  # (..., n)
         hi: Tensor,
     ) -> Tensor:  # (breakpoints, ..., n)
-        shape = (len(self.knots),) + (1,) * (lo.ndim - 1) + (lo.shape[-1],)
-        knots = self.knots.reshape(shape)
-        values = self._values.reshape((len(knots),) + (1,) * lo.ndim)
-        spare = _INSIDE * (1 + hi - lo)
+        bends = (len(self.knots),) + (1,) * (lo.ndim - 1)
+        knots = self.knots.reshape((*bends, len(self.diagonal)))
+        values = self._values.reshape((*bends, 1))
+        # The parts of a split end a little beyond its breakpoint (`knot_bounds`), as far as this.
+        spare = _INSIDE * (1 + hi - lo) + 16 * UNIT * knots.abs()
         inside = (lo < knots - spare) & (knots + spare < hi)
         low, high = self.psi(lo), self.psi(hi)
         slope = (high - low) / (hi - lo).clamp(min=_INSIDE)
