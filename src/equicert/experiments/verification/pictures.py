@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -20,9 +21,6 @@ from equicert.experiments.verification.measurements import Measured, Row, spread
 from equicert.experiments.verification.tables import CALLED, time_of
 from equicert.figures import LIGHT, SMALL, Theme, put_title, style, to_png
 from equicert.report import percent
-
-_HEIGHT = 230  # of the axes of costs, in points, to about a tenth
-_LINE = 13  # between two lines of small text, in points
 
 
 @dataclass(frozen=True)
@@ -131,23 +129,13 @@ def _gain_axes(axes: Axes, largest: float) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
 
 
-def _legend(curves: Sequence[_Curve], theme: Theme) -> list[Line2D | Patch]:
-    lines: list[Line2D | Patch] = [
-        Line2D(
-            [],
-            [],
-            label=curve.label,
-            color=curve.colour,
-            linestyle=curve.dash,
-            marker=curve.marker,
-            markersize=5,
-        )
-        for curve in curves
-    ]
-    undecided = Patch(
-        facecolor=theme.grid, edgecolor=theme.muted, hatch="////", label="undecided in time"
-    )
-    return [*lines, undecided]
+def _legend(curves: Sequence[_Curve], theme: Theme) -> list[Artist]:
+    handles: list[Artist] = []
+    for curve in curves:
+        look = {"color": curve.colour, "linestyle": curve.dash, "marker": curve.marker}
+        handles.append(Line2D([], [], label=curve.label, markersize=5, **look))
+    undecided = {"facecolor": theme.grid, "edgecolor": theme.muted, "hatch": "////"}
+    return [*handles, Patch(label="undecided in time", **undecided)]
 
 
 def cost_picture(
@@ -156,7 +144,7 @@ def cost_picture(
     """PNG bytes: mean time a sample of each method alone against the share that it certifies.
 
     To the right of the dashed line lies what is falsified: no proof can get there. What certifies
-    nothing is named below.
+    nothing is in the legend only.
 
     Args:
         models: what was measured.
@@ -166,16 +154,24 @@ def cost_picture(
     """
     at = next(k for k, row in enumerate(models[0].rows) if row.eps == eps)
     limit = spread(models, lambda m: m.rows[at].open).mean
-    found = [_point(models, name, theme) for name in (*METHODS, AUTO)]
-    points = sorted((p for p in found if p.share > 0), key=lambda p: p.seconds)
+    points = [_point(models, name, theme) for name in (*METHODS, AUTO)]
     with rc_context(style(theme)):
         figure = Figure(figsize=(7.5, 4.4), layout="constrained")
         axes = figure.subplots()
-        _cost_axes(axes, eps, points, limit, theme)
-        _put_points(axes, points)
-        idle = ", ".join(f"{p.label} ({time_of(p.seconds)})" for p in found if p.share == 0)
-        if idle:
-            _note(axes, (0.01, 0.02), f"certifies nothing: {idle}", theme)
+        shown = [point for point in points if point.share > 0]
+        _cost_axes(axes, eps, shown, limit, theme)
+        for point in shown:
+            axes.plot([point.share], [point.seconds], **point.look(theme))
+        handles = [
+            Line2D(
+                [],
+                [],
+                label=f"{point.label}: {percent(point.share)}, {time_of(point.seconds)}",
+                **point.look(theme),
+            )
+            for point in points
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=SMALL)
         put_title(axes, f"Cost against tightness at ε = {eps:g}", ", ".join(subtitles), theme)
         return with_palette(to_png(figure))
 
@@ -187,6 +183,17 @@ class _Point:
     seconds: float
     colour: str
     marker: str
+
+    def look(self, theme: Theme) -> dict[str, Any]:
+        """Of its marker."""
+        return {
+            "color": self.colour,
+            "marker": self.marker,
+            "markersize": 12 if self.marker == "*" else 9,
+            "markeredgecolor": theme.paper,
+            "linestyle": "none",
+            "zorder": 4,
+        }
 
 
 def _point(models: Sequence[Measured], name: str, theme: Theme) -> _Point:
@@ -200,40 +207,6 @@ def _point(models: Sequence[Measured], name: str, theme: Theme) -> _Point:
     )
 
 
-def _put_points(
-    axes: Axes,
-    points: Sequence[_Point],  # times increasing
-) -> None:
-    """With labels beside them, on the side where there is room, none upon another."""
-    low, high = (math.log(end) for end in axes.get_ylim())
-    left, right = axes.get_xlim()
-    height = -math.inf  # of the last label, in points
-    for point in points:
-        axes.plot(
-            [point.share],
-            [point.seconds],
-            point.marker,
-            color=point.colour,
-            markersize=9,
-            clip_on=False,
-            zorder=4,
-        )
-        own = _HEIGHT * (math.log(point.seconds) - low) / (high - low)
-        height = max(own, height + _LINE)
-        outwards = point.share < (left + right) / 2
-        axes.annotate(
-            f"{point.label}: {percent(point.share)}, {time_of(point.seconds)}",
-            (point.share, point.seconds),
-            xytext=(10 if outwards else -10, height - own),
-            textcoords="offset points",
-            horizontalalignment="left" if outwards else "right",
-            verticalalignment="center",
-            fontsize=SMALL,
-            color=point.colour,
-            arrowprops={"arrowstyle": "-", "color": point.colour, "linewidth": 0.8},
-        )
-
-
 def _cost_axes(
     axes: Axes, eps: float, points: Sequence[_Point], limit: float, theme: Theme
 ) -> None:
@@ -241,7 +214,7 @@ def _cost_axes(
     times = [point.seconds for point in points] or [1.0]
     room = max(limit - min(shares), 0.01)
     axes.set_yscale("log")
-    axes.set_ylim(min(times) / 3, max(times) * 4)
+    axes.set_ylim(min(times) / 2, max(times) * 2)
     axes.set_xlim(min(shares) - 0.1 * room, limit + 0.2 * room)
     axes.set_xlabel(f"share certified at ε = {eps:g}")
     axes.set_ylabel("mean time a sample")
@@ -258,7 +231,3 @@ def _cost_axes(
     )
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: time_of(value)))
     axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-
-
-def _note(axes: Axes, at: tuple[float, float], text: str, theme: Theme) -> None:
-    axes.annotate(text, at, xycoords="axes fraction", fontsize=SMALL, color=theme.muted)
