@@ -132,10 +132,12 @@ def _gain_axes(axes: Axes, largest: float) -> None:
 def _legend(curves: Sequence[_Curve], theme: Theme) -> list[Artist]:
     handles: list[Artist] = []
     for curve in curves:
-        look = {"color": curve.colour, "linestyle": curve.dash, "marker": curve.marker}
-        handles.append(Line2D([], [], label=curve.label, markersize=5, **look))
-    undecided = {"facecolor": theme.grid, "edgecolor": theme.muted, "hatch": "////"}
-    return [*handles, Patch(label="undecided in time", **undecided)]
+        line = Line2D([], [], color=curve.colour, marker=curve.marker, markersize=5)
+        line.set(label=curve.label, linestyle=curve.dash)
+        handles.append(line)
+    undecided = Patch(facecolor=theme.grid, edgecolor=theme.muted, hatch="////")
+    undecided.set_label("undecided in time")
+    return [*handles, undecided]
 
 
 def cost_picture(
