@@ -348,8 +348,14 @@ def test_broken_certificate_is_an_error_after_writing(
         (["figure1", "--seeds", "0"], "seeds must be an integer >= 1, got 0"),
         (["figure1", "--epochs", "0"], "epochs must be an integer >= 1, got 0"),
         (["figure1", "--limit", "0"], "limit must be an integer >= 1, got 0"),
-        (["figure1", "--eps-max", "0.3"], "eps_max is a setting of figure2, not of figure1"),
-        (["figure1", "--preset", "best"], "preset is a setting of figure2, not of figure1"),
+        (
+            ["figure1", "--eps-max", "0.3"],
+            "eps_max is a setting of figure2 and verification, not of figure1",
+        ),
+        (
+            ["figure1", "--preset", "best"],
+            "preset is a setting of figure2 and verification, not of figure1",
+        ),
         (["figure1", "--lambda", "3"], "lambda"),
     ],
 )

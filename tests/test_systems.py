@@ -269,7 +269,10 @@ def test_broken_certificate_is_an_error_after_writing(
     ("words", "message"),
     [
         (["system"], "unknown experiment 'system'; did you mean 'systems'?"),
-        (["systems", "--eps-max", "0.3"], "eps_max is a setting of figure2, not of systems"),
+        (
+            ["systems", "--eps-max", "0.3"],
+            "eps_max is a setting of figure2 and verification, not of systems",
+        ),
         (["systems", "--seeds", "0"], "seeds must be an integer >= 1, got 0"),
         (["systems", "--epochs", "0"], "epochs must be an integer >= 1, got 0"),
     ],

@@ -252,11 +252,15 @@ class ReproduceOptions:
     Args:
         data: digits, mnist, or an .npz file with x_train, y_train, x_test, y_test.
         out: folder for models, verdicts, figure and results.
-        preset: of figure2, recipe of the robust model: published, or best.
-        seeds: number of training runs a model, with seeds 0, 1, ...; default 3, quick 1.
+        preset: of figure2 and verification, recipe of the robust model: published, or best.
+        model: of verification, a .safetensors or .npz file to verify instead of a trained model.
+        seeds: number of training runs a model, with seeds 0, 1, ...; default 3, of verification and
+            quick 1.
         epochs: of each training run; default the recipe's, quick 1, 2 or 10.
-        eps_max: of figure2, the largest radius of the grid, at least 0.1.
-        limit: only the first so many test samples; default all, quick 1000.
+        eps_max: of figure2 and verification, the largest radius of the grid, at least 0.1.
+        timeout: of verification, seconds a sample; default 10.
+        limit: only the first so many test samples; default all, of verification and quick 1000, of
+            both 100.
         threads: CPU threads; default torch's choice.
         data_dir: where mnist/ lies; default $EQUICERT_DATA_DIR, then the cache.
     """
@@ -264,9 +268,11 @@ class ReproduceOptions:
     data: str
     out: str
     preset: Literal["published", "best"] = "published"
+    model: str | None = None
     seeds: int | None = None
     epochs: int | None = None
     eps_max: float = 0.2
+    timeout: float | None = None
     limit: int | None = None
     threads: int | None = None
     data_dir: str | None = None

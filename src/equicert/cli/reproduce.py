@@ -21,12 +21,20 @@ if TYPE_CHECKING:
     from equicert.experiments.reports import Report, Request
     from equicert.experiments.study import Study
     from equicert.experiments.systems.definition import Systems
+    from equicert.experiments.verification.definition import Verification
     from equicert.schedules import TrainConfig
 
 _QUICK_SEEDS: Final = 1
 _QUICK_LIMIT: Final = 1000  # and all of them attacked
-_QUICK_EPOCHS: Final = {"figure1": 2, "figure2": 10, "systems": 1}
-_QUICK_STEP: Final = 2  # of Figure 2: hundredths between two radii
+_QUICK_SEARCHED: Final = 100  # of what may search for seconds a sample
+_QUICK_EPOCHS: Final = {"figure1": 2, "figure2": 10, "systems": 1, "verification": 10}
+_QUICK_STEP: Final = 2  # hundredths, or fortieths, between two radii
+_OWN: Final = {  # settings of some experiments only
+    "preset": ("figure2", "verification"),
+    "eps_max": ("figure2", "verification"),
+    "model": ("verification",),
+    "timeout": ("verification",),
+}
 EXPERIMENTS: Final = tuple(_QUICK_EPOCHS)
 
 
@@ -74,6 +82,12 @@ def _planned(
     """The study, and what makes its report."""
     from functools import partial
 
+    _refuse_settings_of_others(experiment, options)
+    if experiment == "verification":
+        from equicert.experiments.verification.report import report as of_verification
+
+        verification = _verification(options, quick=quick)
+        return verification, partial(of_verification, verification)
     if experiment == "systems":
         from equicert.experiments.systems.report import report as of_systems
 
@@ -94,7 +108,6 @@ def _figure1(options: ReproduceOptions, *, quick: bool) -> Figure1:
     """The full or the quick study; options that are given override either."""
     from equicert.experiments.figure1.definition import QUICK_RADII, Figure1
 
-    _refuse_settings_of_figure2("figure1", options)
     config = preset("lipschitz-published", threads=options.threads)
     study = Figure1(config)
     if quick:
@@ -110,7 +123,6 @@ def _systems(options: ReproduceOptions, *, quick: bool) -> Systems:
     """The full or the quick study; options that are given override either."""
     from equicert.experiments.systems.definition import QUICK_RADII, Systems, lasting
 
-    _refuse_settings_of_figure2("systems", options)
     study = Systems()
     if quick:
         study = replace(study, radii=QUICK_RADII)
@@ -126,12 +138,39 @@ def _systems(options: ReproduceOptions, *, quick: bool) -> Systems:
     return replace(study, systems=systems, seeds=seeds, limit=limit)
 
 
-def _refuse_settings_of_figure2(experiment: str, options: ReproduceOptions) -> None:
+def _verification(options: ReproduceOptions, *, quick: bool) -> Verification:
+    """The full or the quick study; options that are given override either."""
+    from equicert.experiments.verification.definition import Verification, grid
+    from equicert.models import load_model
+
+    if options.model is not None:
+        _refuse_settings_of_training(options)
+    config = preset(options.preset, threads=options.threads)
+    epochs = _QUICK_EPOCHS["verification"] if quick else config.epochs
+    config = replace(config, epochs=epochs if options.epochs is None else options.epochs)
+    study = Verification(config, radii=grid(options.eps_max, _QUICK_STEP if quick else 1))
+    seeds, limit = _counts(options, study, quick=quick, few=_QUICK_SEARCHED)
+    timeout = study.timeout if options.timeout is None else options.timeout
+    given = None if options.model is None else load_model(options.model)
+    return replace(study, given=given, seeds=seeds, limit=limit, timeout=timeout)
+
+
+def _refuse_settings_of_others(experiment: str, options: ReproduceOptions) -> None:
     """Raise InputError for a setting that would be ignored."""
     default = ReproduceOptions(options.data, options.out)
-    for name in ("preset", "eps_max"):
+    for name, owners in _OWN.items():
+        if experiment not in owners and getattr(options, name) != getattr(default, name):
+            raise InputError(
+                f"{name} is a setting of {' and '.join(owners)}, not of {experiment}; leave it out"
+            )
+
+
+def _refuse_settings_of_training(options: ReproduceOptions) -> None:
+    """Raise InputError for a setting that a given model leaves no room for."""
+    default = ReproduceOptions(options.data, options.out)
+    for name in ("preset", "seeds", "epochs"):
         if getattr(options, name) != getattr(default, name):
-            raise InputError(f"{name} is a setting of figure2, not of {experiment}; leave it out")
+            raise InputError(f"{name} is of training, and --model is trained already; leave it out")
 
 
 def _figure2(options: ReproduceOptions, *, quick: bool) -> Figure2:
@@ -146,9 +185,11 @@ def _figure2(options: ReproduceOptions, *, quick: bool) -> Figure2:
     return replace(study, config=config, seeds=seeds, limit=limit)
 
 
-def _counts(options: ReproduceOptions, study: Study, *, quick: bool) -> tuple[int, int | None]:
-    """Seeds, and the limit of samples."""
-    seeds, limit = (_QUICK_SEEDS, _QUICK_LIMIT) if quick else (study.seeds, study.limit)
+def _counts(
+    options: ReproduceOptions, study: Study, *, quick: bool, few: int = _QUICK_LIMIT
+) -> tuple[int, int | None]:
+    """Seeds, and the limit of samples, which is `few` in the quick study."""
+    seeds, limit = (_QUICK_SEEDS, few) if quick else (study.seeds, study.limit)
     seeds = seeds if options.seeds is None else options.seeds
     return seeds, limit if options.limit is None else options.limit
 

@@ -80,11 +80,15 @@ def attacks(
 
 @dataclass(frozen=True)
 class Variant:
-    """A kind of model: its settings, whose seed is not used, and what is done with each."""
+    """A kind of model: its settings, whose seed is not used, and what is done with each.
+
+    One that is there already is `given`: its settings then say only how many threads there are.
+    """
 
     name: str
     config: TrainConfig
     tasks: tuple[Task, ...]
+    given: StoredNetwork | None = None
 
     @property
     def folder(self) -> str:
@@ -94,7 +98,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a study with a folder of its own: training a model (no task), or a task with it."""
+    """A part of a study with a folder of its own: training a model (no task), or a task with it.
+
+    For a given model nothing is done in the first, and there is no such folder.
+    """
 
     seed: int
     variant: Variant
@@ -107,7 +114,8 @@ class Stage:
         return f"{model}/train" if self.task is None else f"{model}/{place_of(self.task)}"
 
     def __str__(self) -> str:
-        what = "training" if self.task is None else str(self.task)
+        training = "training" if self.variant.given is None else "as it is"
+        what = training if self.task is None else str(self.task)
         return f"seed {self.seed}, {self.variant.name} model: {what}"
 
 
@@ -178,7 +186,9 @@ class Study(ABC):
             for number, stage in enumerate(stages, 1):
                 progress.stage(number, len(stages), str(stage))
                 if stage.task is None:
-                    network = _train(stage, data, folder / stage.folder, spec, progress)
+                    network = stage.variant.given
+                    if network is None:
+                        network = _train(stage, data, folder / stage.folder, spec, progress)
                 elif network is not None:
                     _evaluate(stage.task, network, data, folder / stage.folder, progress)
         return folder

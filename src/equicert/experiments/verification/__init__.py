@@ -1,0 +1,1 @@
+"""Complete verification against the radius: what each method decides, and at what cost."""
