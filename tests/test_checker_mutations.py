@@ -190,7 +190,8 @@ def mutate(folder: Folder, rng: random.Random) -> tuple[Folder, str, bool]:
         return f, rng.choices([_a_number, _a_choice], [0.88, 0.12])[0](f, rng), False
     claim = f.claim()
     key = rng.choice([key for key in claim if key != "domain"])
-    f.header[key] = rng.choice([None, 0, -1, 1.5, "x", [], {}, True, 10**40])
+    values = [None, 0, -1, 1.5, "x", [], {}, True, 10**40]
+    f.header[key] = rng.choice([v for v in values if v is not claim[key]])
     return f, f"header's {key}", True
 
 

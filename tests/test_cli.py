@@ -464,7 +464,7 @@ BAD_INPUT: dict[str, tuple[Callable[[], None], str, str]] = {
     "misspelt method": (
         _nothing,
         CERTIFY + " --method sign_split",
-        "'spectral', 'semidefinite'], got sign_split",
+        "'complete', 'auto'], got sign_split",
     ),
     "limit 0": (_nothing, CERTIFY + " --limit 0", "limit must be at least 1"),
     "batch size 0": (_nothing, CERTIFY + " --batch-size 0", "batch_size must be at least 1"),
