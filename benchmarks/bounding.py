@@ -15,8 +15,9 @@ from benchmarks.markdown import number, table
 from benchmarks.subjects import EPS, random_network
 from benchmarks.timing import interleaved
 from equicert.bounds import Dual
-from equicert.bounds.branching import Nodes, Search, Task
+from equicert.bounds.branching import Search
 from equicert.bounds.lemmas import BITS
+from equicert.bounds.nodes import Nodes, Task
 from equicert.bounds.sample import CHILD
 from equicert.bounds.starts import Started, begin
 from equicert.boxes import Box

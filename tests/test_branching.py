@@ -21,8 +21,9 @@ from torch import Tensor
 
 import small_networks
 from equicert.bounds import Auto, Complete, branching, leaf
-from equicert.bounds.branching import Nodes, Search
+from equicert.bounds.branching import Search
 from equicert.bounds.hunting import Hunter
+from equicert.bounds.nodes import Nodes
 from equicert.boxes import Box
 from equicert.queries import Answer, Forms, Query
 from equicert.relaxation import Lagrangian

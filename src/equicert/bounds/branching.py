@@ -2,8 +2,8 @@
 
 A node is a clause and an interval of r_i for each neuron. Its bound is the dual bound, ascended
 from its parent's multiplier; it is closed by a rigorous positive bound. Otherwise one neuron's
-interval is cut at a breakpoint, and the two parts together are the whole. Nodes are taken lowest
-bound first and bounded hundreds at a time.
+interval is cut at a breakpoint, and the two parts together are the whole (`splitting`). Nodes are
+taken lowest bound first and bounded hundreds at a time.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from equicert.bounds.lemmas import proved_multiplier
+from equicert.bounds.nodes import Nodes, Task
+from equicert.bounds.splitting import parts, splits
 from equicert.proofs import Leaf, Split, Step
-from equicert.relaxation import Ascent, Lagrangian, Objectives, Rows, adjoint_start
+from equicert.relaxation import Ascent, adjoint_start
 from equicert.rounding import down
 
 _SLOW, _FAST = 1.0, 0.25  # seconds a step: beyond, fewer nodes at a time; below, more
@@ -26,71 +28,6 @@ _FEWEST, _MOST = 16, 512  # nodes split at a time
 _BYTES = 2**29  # of open nodes, and of what is kept of closed ones
 LONG = Ascent(200)  # of nodes that cannot be split
 _HUNT = 8  # points handed to the falsifier in a step
-
-
-@dataclass(frozen=True)
-class Task:
-    """One sample's question.
-
-    Attributes:
-        lagrangian: of the network.
-        objectives: the forms, k of them.
-        clause: (k,) int64, the clause of each.
-        centre, half: (1, r) its box of inputs.
-    """
-
-    lagrangian: Lagrangian
-    objectives: Objectives
-    clause: Tensor
-    centre: Tensor
-    half: Tensor
-
-    def rows(
-        self,
-        form: Tensor,  # (batch,) int64
-        lo: Tensor,  # (batch, n) or (1, n)
-        hi: Tensor,
-    ) -> Rows:
-        """These forms over these bounds on r."""
-        chosen = self.objectives
-        return Rows(chosen.a[form], None, chosen.error[form], lo, hi, self.centre, self.half)
-
-
-@dataclass
-class Nodes:
-    """Open nodes, as columns.
-
-    Attributes:
-        lo, hi: (k, n) bounds on r.
-        multiplier: (k, n) the best found.
-        value: (k,) its bound, in plain floating point.
-        form: (k,) int64, the form that is bounded.
-        name: (k,) int64.
-    """
-
-    lo: Tensor
-    hi: Tensor
-    multiplier: Tensor
-    value: Tensor
-    form: Tensor
-    name: Tensor
-
-    def __getitem__(self, rows: Tensor) -> Nodes:
-        return Nodes(*(column[rows] for column in self.columns()))
-
-    def __len__(self) -> int:
-        return len(self.value)
-
-    def columns(self) -> tuple[Tensor, ...]:
-        """All columns, in the order of the attributes."""
-        return self.lo, self.hi, self.multiplier, self.value, self.form, self.name
-
-    @classmethod
-    def joined(cls, *parts: Nodes) -> Nodes:
-        """The nodes of all parts."""
-        return cls(
-            *(torch.cat(column) for column in zip(*(p.columns() for p in parts), strict=True))
-        )
 
 
 # Given points (k, r) and the forms (k,) that seem to fail there: whether one of them is a witness.
@@ -224,7 +161,7 @@ class Search:
         return self.task.lagrangian.ascend(rows, nodes.multiplier)[2]
 
     def _expand(self, nodes: Nodes) -> None:
-        neuron, which, splittable = self._branching(nodes)
+        neuron, which, splittable = splits(self.task, nodes)
         self._settle_all(nodes[(~splittable).nonzero()[:, 0]])
         rows = splittable.nonzero()[:, 0]
         if self.witnessed:
@@ -246,22 +183,7 @@ class Search:
             else:
                 self._settled(one)
 
-    def _branching(self, nodes: Nodes) -> tuple[Tensor, Tensor, Tensor]:  # (k,) each
-        """The neuron and breakpoint of the largest relaxation gap, and whether there is one."""
-        lagrangian = self.task.lagrangian
-        p = torch.addmm(self.task.objectives.a[nodes.form], nodes.multiplier, lagrangian.W)
-        gap = lagrangian.graph.cut(nodes.lo, nodes.hi)  # (breakpoints, k, n)
-        if not len(gap):
-            nothing = torch.zeros_like(nodes.form)
-            return nothing, nothing, nothing.bool()
-        n = nodes.lo.shape[1]
-        # Where p vanishes, the gap itself: a node may have to be split before it can be settled.
-        score = (gap * (p.abs() + 1e-12)).permute(1, 0, 2).reshape(len(nodes), -1)
-        best, at = score.max(1)
-        return at % n, at // n, best > 0
-
     def _children(self, nodes: Nodes, neuron: Tensor, which: Tensor) -> Nodes:
-        low, high = self.task.lagrangian.graph.knot_bounds
         k, each = len(nodes), torch.arange(len(nodes), device=neuron.device)
         names = self._names + torch.arange(2 * k, device=neuron.device)
         self._names += 2 * k
@@ -270,10 +192,8 @@ class Search:
         ):
             first = int(names[row])
             self.tree[name] = (Split(i, j), first, first + k)
-        below_hi, above_lo = nodes.hi.clone(), nodes.lo.clone()
-        below_hi[each, neuron], above_lo[each, neuron] = high[which, neuron], low[which, neuron]
+        lo, hi = parts(self.task, nodes, neuron, which)
         twice = nodes[torch.cat([each, each])]
-        lo, hi = torch.cat([nodes.lo, above_lo]), torch.cat([below_hi, nodes.hi])
         return Nodes(lo, hi, twice.multiplier, twice.value, twice.form, names)
 
     def _closed(self, nodes: Nodes, ascent: Ascent) -> Tensor:  # (k,) bool

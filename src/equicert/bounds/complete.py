@@ -16,10 +16,10 @@ from typing import Self, final
 import torch
 
 from equicert.bounds.base import Method, check_forms, undecided
-from equicert.bounds.branching import Task
 from equicert.bounds.dual import Dual
 from equicert.bounds.hunting import Hunter, first_witnesses
 from equicert.bounds.interval import check_width
+from equicert.bounds.nodes import Task
 from equicert.bounds.sample import Sample
 from equicert.bounds.starts import Started, begin
 from equicert.errors import InputError

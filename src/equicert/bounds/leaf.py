@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from torch import Tensor
 
-from equicert.bounds.branching import Hunt, Nodes, Task
+from equicert.bounds.branching import Hunt
+from equicert.bounds.nodes import Nodes, Task
 
 Vector: TypeAlias = np.ndarray
 _SECONDS, _LEAST_SECONDS = 2.0, 0.1  # for one programme: HiGHS may cycle

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equicert.bounds.branching import Hunt, Nodes, Search, Task
+from equicert.bounds.branching import Hunt, Search
 from equicert.bounds.leaf import settle
 from equicert.bounds.lemmas import Tightened, proved_multiplier, tighten
+from equicert.bounds.nodes import Nodes, Task
 from equicert.proofs import Leaf, Start, Step, TreeProof
 from equicert.relaxation import Ascent, PiecewiseLinear, Rows, adjoint_start
 from equicert.rounding import down
