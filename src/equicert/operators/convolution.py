@@ -77,13 +77,45 @@ class Convolution(Operator):
         v: Tensor,  # (batch, m)
     ) -> Tensor:  # (batch, n)
         if v.dtype != torch.float64:
-            image = functional.conv2d(
-                self.geometry.padded(v), self.kernel, stride=self.geometry.stride
-            )
-            product = image.flatten(1)
+            product = self._convolved(v)
         else:
             product = _in_parts(self._gathered, v, self.output.size, self._gathers)
         return product if self.own is None else torch.addcmul(product, v, self.own)
+
+    def _convolved(
+        self,
+        v: Tensor,  # (batch, m)
+    ) -> Tensor:  # (batch, n)
+        """By the library's convolution, which is fastest with channels last."""
+        margins, stride = self.geometry.symmetric, self.geometry.stride
+        images = self.geometry.padded(v) if margins is None else v.reshape(len(v), *self.geometry.image)
+        images = images.contiguous(memory_format=torch.channels_last)
+        found = functional.conv2d(images, self.kernel, stride=stride, padding=margins or 0)
+        return found.contiguous().flatten(1)
+
+    def _deconvolved(
+        self,
+        v: Tensor,  # (batch, n)
+    ) -> Tensor:  # (batch, m)
+        margins, stride = self.geometry.symmetric, self.geometry.stride
+        images = v.reshape(len(v), *self.output).contiguous(memory_format=torch.channels_last)
+        if margins is None:
+            spread = functional.conv_transpose2d(images, self.kernel, stride=stride)
+            return self.geometry.unpadded(spread)
+        missed = tuple(
+            have + 2 * margin - kernel - stride * (steps - 1)
+            for have, margin, kernel, steps in zip(
+                self.geometry.image[1:],
+                margins,
+                self.kernel.shape[2:],
+                self.output[1:],
+                strict=True,
+            )
+        )
+        found = functional.conv_transpose2d(
+            images, self.kernel, stride=stride, padding=margins, output_padding=missed
+        )
+        return found.contiguous().flatten(1)
 
     def _gathered(
         self,
@@ -99,9 +131,7 @@ class Convolution(Operator):
     ) -> Tensor:  # (batch, m)
         """`A^T v` for each row v."""
         if v.dtype != torch.float64:
-            images = v.reshape(len(v), *self.output)
-            spread = functional.conv_transpose2d(images, self.kernel, stride=self.geometry.stride)
-            product = self.geometry.unpadded(spread)
+            product = self._deconvolved(v)
         else:
             product = _in_parts(self._scattered, v, self.geometry.image.size, self._gathers)
         return product if self.own is None else torch.addcmul(product, v, self.own)

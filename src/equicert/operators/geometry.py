@@ -142,6 +142,13 @@ class Geometry:
             )
         return Image(kernel[0], rows, columns)
 
+    @property
+    def symmetric(self) -> tuple[int, int] | None:
+        """The margins above and below, left and right, where they are alike and zeros."""
+        top, bottom, left, right = self.margins
+        alike = top == bottom and left == right and not self.circular
+        return (top, left) if alike else None
+
     def padded(
         self,
         v: Tensor,  # (batch, channels height width)
