@@ -88,7 +88,9 @@ class Convolution(Operator):
     ) -> Tensor:  # (batch, n)
         """By the library's convolution, which is fastest with channels last."""
         margins, stride = self.geometry.symmetric, self.geometry.stride
-        images = self.geometry.padded(v) if margins is None else v.reshape(len(v), *self.geometry.image)
+        images = (
+            self.geometry.padded(v) if margins is None else v.reshape(len(v), *self.geometry.image)
+        )
         images = images.contiguous(memory_format=torch.channels_last)
         found = functional.conv2d(images, self.kernel, stride=stride, padding=margins or 0)
         return found.contiguous().flatten(1)
