@@ -23,7 +23,7 @@ FLOORS = {
     3: "implicit_diff materialised stored network sequential layers exact_outputs",
     4: "queries proofs relaxation targets falsifier witnesses bounds attacks lipschitz"
     " lipschitz_below conditions deployed properties conjunctions",
-    5: "data mnist vectors models losses adversarial recipes runs schedules presets"
+    5: "data mnist vectors models losses adversarial recipes runs settings schedules presets"
     " certificates records small_boxes compressed s_expressions vnnlib onnx_models"
     " onnx_operators",
     6: "training initialisation checkpoints certification image radius jobs evaluation attack_run"

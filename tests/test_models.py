@@ -369,8 +369,8 @@ def test_bad_safetensors(case: str, tmp_path: Path) -> None:
     [
         ({"format": "pt"}, "format 'pt', where 'equicert-1' is known"),
         ({"format": None}, "format None"),
-        ({"structure": "convolution"}, "structure 'convolution', where 'dense' is known"),
-        ({"structure": None}, "structure None"),
+        ({"structure": "convolution"}, "structure 'convolution' is not known"),
+        ({"structure": None}, "lack structure"),
         ({"activation": None}, "lack activation"),
         ({"digest": None}, "lack digest"),
         ({"digest": ""}, "give the digest"),

@@ -17,7 +17,7 @@ import exact
 from equicert.activations import Tanh
 from equicert.contraction import prove_contraction
 from equicert.enclosures import Enclosure
-from equicert.operators import Dense, Operator
+from equicert.operators import Convolution, Dense, Geometry, Image, Margins, Operator
 from equicert.rounding import gamma
 from equicert.stored import StoredNetwork
 
@@ -67,6 +67,21 @@ def entries(*shape: int, seed: int = 0) -> Tensor:
     return drawn
 
 
+def convolution(
+    image: tuple[int, int, int],
+    kernel: tuple[int, int, int, int],
+    stride: int = 1,
+    margins: Margins | None = None,
+    circular: bool = False,
+) -> Convolution:
+    margins = margins or Margins.same(*kernel[2:])
+    return Convolution(entries(*kernel), Geometry(Image(*image), margins, stride, circular))
+
+
+def with_own(A: Convolution) -> Convolution:
+    return dataclasses.replace(A.off_diagonal(), own=entries(A.shape[0], seed=7))
+
+
 OPERATORS: dict[str, Callable[[], Operator]] = {
     "dense, square": lambda: Dense(entries(4, 4)),
     "dense, wide": lambda: Dense(entries(3, 5)),
@@ -76,6 +91,29 @@ OPERATORS: dict[str, Callable[[], Operator]] = {
     "dense, huge diagonal": lambda: Dense(entries(3, 3) + 2.0**60 * torch.eye(3)),
     "dense, transposed storage": lambda: Dense(entries(3, 4).mT),
     "circulant": lambda: Circulant(entries(5)),
+    "convolution, same": lambda: convolution((2, 3, 4), (2, 2, 3, 3)),
+    "convolution, circular": lambda: convolution((2, 3, 4), (2, 2, 3, 3), circular=True),
+    "convolution, even": lambda: convolution((1, 4, 3), (1, 1, 2, 2)),
+    "convolution, even, circular": lambda: convolution((2, 2, 4), (2, 2, 2, 4), circular=True),
+    "convolution, own diagonal": lambda: with_own(convolution((2, 3, 4), (2, 2, 3, 3))),
+    "convolution, circular, own diagonal": lambda: with_own(
+        convolution((2, 3, 3), (2, 2, 2, 3), circular=True)
+    ),
+    "convolution, stride 2": lambda: convolution((1, 5, 4), (3, 1, 3, 3), 2, Margins(1, 1, 1, 1)),
+    "convolution, stride 3": lambda: convolution((2, 5, 5), (1, 2, 2, 2), 3, Margins(0, 0, 0, 0)),
+    "convolution, stride 2, circular": lambda: convolution(
+        (1, 4, 5), (2, 1, 2, 3), 2, Margins(2, 1, 3, 5), circular=True
+    ),
+    "convolution, wide margins": lambda: convolution(
+        (1, 2, 2), (2, 1, 3, 3), 1, Margins(3, 0, 1, 4)
+    ),
+    "convolution, one pixel": lambda: with_own(convolution((3, 1, 1), (3, 3, 1, 1))),
+    "convolution, transposed": lambda: convolution(
+        (1, 5, 4), (3, 1, 3, 2), 2, Margins(1, 1, 0, 1)
+    ).transpose(),
+    "convolution, own diagonal, transposed": lambda: with_own(
+        convolution((2, 3, 2), (2, 2, 3, 2), circular=True)
+    ).transpose(),
 }
 
 
@@ -210,7 +248,7 @@ def test_frozen(make: Make) -> None:
     A = make()
     with pytest.raises(AttributeError):
         setattr(A, "shape", (1, 1))  # noqa: B010 - a plain assignment is a type error already
-    (name,) = vars(A)
+    name = next(iter(vars(A)))
     with pytest.raises(AttributeError):
         setattr(A, name, torch.zeros(1))
 

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from equicert import kernels
+
 Cotangents = Callable[[Tensor], Sequence[Tensor]]
 
 
@@ -45,3 +47,14 @@ def attach(
 ) -> Tensor:  # (batch, m)
     """z as a differentiable function of its sources."""
     return _Attach.apply(z, cotangents, *sources)
+
+
+def unit_rows(
+    g: Tensor,  # (batch, m)
+) -> tuple[Tensor, Tensor]:  # (batch, m), (batch, 1)
+    """Each row over its largest absolute entry, and those; 1 where a row is 0."""
+    if kernels.usable(g):
+        return kernels.unit_rows(g)
+    size = g.abs().amax(-1, keepdim=True)
+    size = torch.where(size == 0, torch.ones_like(size), size)
+    return g / size, size

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import torch
 
 from equicert.activations import parse_activation
 from equicert.data import DataSet
+from equicert.errors import ConfigError, ModelError
 from equicert.network import ImplicitNetwork
+from equicert.operators import Geometry, Image, Margins
 from equicert.policies import Policy
 from equicert.schedules import TrainConfig
 from equicert.solvers import Anderson, Average, ForwardBackward, PeacemanRachford, Picard
-from equicert.weights import LBEN, Contracting, FeedForward, Monotone, RowSum, Weight
+from equicert.weights import (
+    LBEN,
+    Contracting,
+    Convolutional,
+    ConvolutionalInput,
+    FeedForward,
+    Monotone,
+    RowSum,
+    Weight,
+)
 
 # Settings are words outside and values inside.
 DTYPES: Final = {"float32": torch.float32, "float64": torch.float64}
@@ -33,12 +45,15 @@ def initial_network(data: DataSet, config: TrainConfig, policy: Policy) -> Impli
         torch.set_default_dtype(DTYPES[config.dtype])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
+            into = initial_input_map(config, data.inputs)
+            hidden = config.states if into is None else into.states.size
             return ImplicitNetwork(
                 data.inputs,
-                config.states,
+                hidden,
                 data.classes,
                 activation=parse_activation(config.activation),
-                weight=initial_weight(config),
+                weight=initial_weight(config, into),
+                input_map=into,
                 input_gain=config.input_gain,
                 solver=_SOLVERS[config.solver],
                 tolerance=config.tolerance,
@@ -49,8 +64,45 @@ def initial_network(data: DataSet, config: TrainConfig, policy: Policy) -> Impli
         torch.set_default_dtype(default)
 
 
-def initial_weight(config: TrainConfig) -> Weight:
+def initial_input_map(config: TrainConfig, inputs: int) -> ConvolutionalInput | None:
+    """The convolution by which x enters convolutional weights, whose states it shapes.
+
+    Raises:
+        ConfigError: the inputs are not such an image, or a kernel does not fit it.
+    """
+    if config.weights != "convolutional":
+        return None
+    image, k = _image(config, inputs), config.input_kernel_size
+    # Margins by which every stride'th pixel has the middle of a kernel of its own.
+    geometry = Geometry(image, Margins.same(k, k), config.stride, config.padding == "circular")
+    try:
+        return ConvolutionalInput((config.channels, image.channels, k, k), geometry)
+    except ModelError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _image(config: TrainConfig, inputs: int) -> Image:
+    side = math.isqrt(inputs)
+    text = config.image or f"1x{side}x{side}"
+    parts = text.split("x")
+    if len(parts) == 3 and all(part.isdecimal() and int(part) for part in parts):
+        image = Image(*map(int, parts))
+        if image.size == inputs:
+            return image
+    raise ConfigError(
+        f"image must be channels x height x width with a product of {inputs}, the inputs of the"
+        f" data, such as 3x32x32; got {text!r}"
+    )
+
+
+def initial_weight(config: TrainConfig, into: ConvolutionalInput | None = None) -> Weight:
     """The parametrisation that `config.weights` names, at random values from torch's generator."""
+    if into is not None:
+        circular = config.padding == "circular"
+        try:
+            return Convolutional(into.states, config.kernel_size, config.gamma, circular)
+        except ModelError as error:
+            raise ConfigError(str(error)) from error
     match config.weights:
         case "contracting":
             return Contracting(config.hidden, config.gamma)

@@ -21,13 +21,15 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from equicert.activations import Activation, parse_activation
+from equicert.arrays import exact
 from equicert.errors import ModelError, nearest
+from equicert.operators import Dense, structures
 from equicert.runs import write_atomic
 from equicert.stored import StoredNetwork
 
 _FORMAT = "equicert-1"
-_STRUCTURE = "dense"
-_TENSORS = ("W", "U", "b", "C", "c")
+_OPERATORS = ("W", "U")
+_TENSORS = {"b": 1, "C": 2, "c": 1}  # and how many dimensions each has
 _HINTS = ("eta", "Lambda")  # of the proofs of well-posedness: optional, and never believed
 _OWN_METADATA = ("format", "structure", "activation", "digest")
 
@@ -49,30 +51,29 @@ def save_model(
 
     Args:
         path: ends in .safetensors.
-        network: its operators must be dense.
+        network: its operators are matrices or convolutions.
         metadata: text to store beside the format, structure, activation and digest.
 
     Raises:
-        ModelError: another ending, an operator that is not dense, metadata that is not text or
+        ModelError: another ending, an operator of another structure, metadata that is not text or
             claims a name of the format's own.
         OutputError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise ModelError(f"{path}: models are written as safetensors; let the name end so")
-    for name, operator in (("W", network.W), ("U", network.U)):
-        if operator.structure != _STRUCTURE:
-            raise ModelError(
-                f"{name} has the structure '{operator.structure}'; model files hold dense operators"
-            )
-    tensors = {"W": network.W.dense(), "U": network.U.dense()}
+    operators = {"W": network.W, "U": network.U}
+    tensors = {}
+    for name, operator in operators.items():
+        structures.require_known(name, operator)
+        tensors |= {name + key: tensor for key, tensor in operator.tensors().items()}
     tensors |= {"b": network.b, "C": network.C, "c": network.c}
     hints = {"eta": network.eta, "Lambda": network.Lambda}
     tensors |= {name: hint for name, hint in hints.items() if hint is not None}
     text = {
         **_checked(metadata or {}),
         "format": _FORMAT,
-        "structure": _STRUCTURE,
+        "structure": structures.spelt(operators),
         "activation": network.activation.spec,
         "digest": network.digest,
     }
@@ -99,7 +100,7 @@ def load_model(path: str | Path, activation: str | None = None) -> StoredNetwork
     contents = _read(path)
     phi = _activation(path, contents.metadata.get("activation"), activation)
     try:
-        network = StoredNetwork.from_arrays(**contents.arrays, activation=phi)
+        network = _network(contents, phi)
     except ModelError as error:
         raise ModelError(f"{path}: {error}; correct the file") from error
     for name, hint in (("eta", network.eta), ("Lambda", network.Lambda)):
@@ -130,10 +131,32 @@ def model_metadata(path: str | Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Contents:
-    """What a file holds: tensors by name, and text."""
+    """What a file holds: tensors by name, text, and the structures of its operators."""
 
     arrays: dict[str, Any]
     metadata: dict[str, str]
+    structure: Mapping[str, str]
+
+
+def _network(contents: _Contents, phi: Activation) -> StoredNetwork:
+    """The network of these tensors; whether they fit one another is checked on the way."""
+    arrays, operators = contents.arrays, {}
+    for name, structure in contents.structure.items():
+        sizes = structures.tensors_of(structure)
+        parts = {key: exact(name + key, arrays[name + key], d) for key, d in sizes.items()}
+        try:
+            operators[name] = structures.operator_of(structure, parts)
+        except ModelError as error:
+            raise ModelError(f"{name}: {error}") from error
+    vectors = {name: exact(name, arrays[name], d) for name, d in _TENSORS.items()}
+    hints = {name: exact(name, arrays[name], 1) for name in _HINTS if name in arrays}
+    return StoredNetwork(**operators, **vectors, **hints, activation=phi)
+
+
+def _names(structure: Mapping[str, str]) -> tuple[str, ...]:
+    """The tensors that a model with these structures has."""
+    found = [name + key for name, text in structure.items() for key in structures.tensors_of(text)]
+    return (*found, *_TENSORS)
 
 
 def _read(path: Path) -> _Contents:
@@ -163,18 +186,19 @@ def _read(path: Path) -> _Contents:
 def _read_safetensors(path: Path) -> _Contents:
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
-        _check_metadata(path, metadata)
+        structure = _check_metadata(path, metadata)
         keys = list(file.keys())
-        _check_keys(path, keys, (*_TENSORS, *_HINTS))
+        _check_keys(path, keys, _names(structure), _HINTS)
         for key in keys:
             kind = file.get_slice(key).get_dtype()
             _require_float(path, key, kind in ("F32", "F64"), kind)
-        return _Contents({key: file.get_tensor(key) for key in keys}, metadata)
+        return _Contents({key: file.get_tensor(key) for key in keys}, metadata, structure)
 
 
 def _read_npz(path: Path) -> _Contents:
     with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as archive:
-        _check_keys(path, archive.files, (*_TENSORS, *_HINTS, "activation"))
+        dense = dict.fromkeys(_OPERATORS, Dense.structure)
+        _check_keys(path, archive.files, _names(dense), (*_HINTS, "activation"))
         arrays = {key: np.asarray(archive[key]) for key in archive.files}
     text = arrays.pop("activation", None)
     if text is not None and not (text.dtype.kind == "U" and text.size == 1):
@@ -186,7 +210,7 @@ def _read_npz(path: Path) -> _Contents:
         size = array.dtype.itemsize
         _require_float(path, key, array.dtype.kind == "f" and size in (4, 8), array.dtype)
         arrays[key] = array.astype(array.dtype.newbyteorder("="))
-    return _Contents(arrays, {} if text is None else {"activation": str(text.item())})
+    return _Contents(arrays, {} if text is None else {"activation": str(text.item())}, dense)
 
 
 def _activation(path: Path, stored: str | None, asked: str | None) -> Activation:
@@ -209,29 +233,35 @@ def _activation(path: Path, stored: str | None, asked: str | None) -> Activation
     return found
 
 
-def _check_metadata(path: Path, metadata: Mapping[str, str]) -> None:
-    known = {"format": _FORMAT, "structure": _STRUCTURE}
-    for key, value in known.items():
-        if metadata.get(key) != value:
-            raise ModelError(
-                f"{path}: its metadata give {key} {metadata.get(key)!r}, where {value!r} is known;"
-                " write it with save_model, or store W, U, b, C, c in an npz file"
-            )
+def _check_metadata(path: Path, metadata: Mapping[str, str]) -> Mapping[str, str]:
+    """The structures of W and U, of metadata that have what they need."""
+    if metadata.get("format") != _FORMAT:
+        raise ModelError(
+            f"{path}: its metadata give format {metadata.get('format')!r}, where {_FORMAT!r} is"
+            " known; write it with save_model, or store W, U, b, C, c in an npz file"
+        )
     if missing := [key for key in _OWN_METADATA if key not in metadata]:
         raise ModelError(
             f"{path}: its metadata lack {', '.join(missing)}; use the original or write it again"
             " with save_model"
         )
+    try:
+        return structures.read(metadata["structure"], _OPERATORS)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}; write it with save_model") from error
 
 
-def _check_keys(path: Path, keys: Collection[str], known: Collection[str]) -> None:
+def _check_keys(
+    path: Path, keys: Collection[str], needed: Collection[str], optional: Collection[str]
+) -> None:
     for key in keys:
-        if key not in known:
-            raise ModelError(f"{path}: unknown tensor {key!r}{nearest(key, known)}; rename it")
-    if missing := [key for key in _TENSORS if key not in keys]:
+        if key not in (*needed, *optional):
+            near = nearest(key, (*needed, *optional))
+            raise ModelError(f"{path}: unknown tensor {key!r}{near}; rename it")
+    if missing := [key for key in needed if key not in keys]:
         raise ModelError(
             f"{path} lacks {', '.join(missing)} (it holds {', '.join(keys) or 'nothing'}); a model"
-            f" needs {', '.join(_TENSORS)}"
+            f" needs {', '.join(needed)}"
         )
 
 

@@ -14,16 +14,23 @@ from equicert import kernels
 from equicert.activations import Activation, ReLU
 from equicert.contraction import Contraction
 from equicert.errors import InputError
-from equicert.implicit_diff import attach
+from equicert.implicit_diff import attach, unit_rows
 from equicert.materialised import Materialised
 from equicert.monotonicity import Monotone
-from equicert.operators import Dense
 from equicert.policies import Policy, Raise
 from equicert.problems import AdjointProblem, Drive, MonotoneProblem, PrimalProblem, Problem
 from equicert.solution import Solution
 from equicert.solvers import Anderson, PeacemanRachford, Picard, Solver, advice, solve
 from equicert.stored import StoredNetwork
-from equicert.weights import Confined, Contracting, Free, Weight
+from equicert.weights import (
+    Confined,
+    Contracting,
+    DenseInput,
+    InputMap,
+    Weight,
+    input_map_of,
+    weight_of,
+)
 
 
 @final
@@ -41,7 +48,9 @@ class ImplicitNetwork(nn.Module):
         gamma: bound on mu(W) for the default `weight`, below 1.
         weight: the parametrisation of W; default `Contracting(hidden, gamma)`. Where it says which
             states x drives and y is read from, the rest of U and C stays 0.
-        input_gain: U begins uniform on `+-input_gain/sqrt(inputs)`; 1 is what torch.nn.Linear does.
+        input_map: what U stands for; default a full matrix.
+        input_gain: U begins uniform on `+-input_gain/sqrt(k)`, k the inputs that a state reads; 1
+            is what torch.nn.Linear does.
         solver: how fixed points are computed, forward and adjoint; default Picard(), or
             PeacemanRachford() for a weight that is monotone.
         tolerance: sup-norm error radius at which each sample stops; of an adjoint solve, relative
@@ -64,6 +73,7 @@ class ImplicitNetwork(nn.Module):
         activation: Activation | None = None,
         gamma: float = 0.0,
         weight: Weight | None = None,
+        input_map: InputMap | None = None,
         input_gain: float = 1.0,
         solver: Solver | None = None,
         tolerance: float = 1e-4,
@@ -83,8 +93,12 @@ class ImplicitNetwork(nn.Module):
             self._check_states(hidden if mask is None else len(mask), hidden)
         read_from = hidden if read is None else int(read.sum())
         self.inputs = inputs
-        self.U = nn.Parameter(_uniform(hidden, inputs, fan_in=inputs).mul_(input_gain))
-        self.b = nn.Parameter(_uniform(hidden, fan_in=inputs))
+        self.input_map = input_map or DenseInput((hidden, inputs))
+        shape = self.input_map.parameter
+        fan_in = math.prod(shape[1:])
+        self.U = nn.Parameter(_uniform(*shape, fan_in=fan_in).mul_(input_gain))
+        self.input_map.check(self.U.detach(), hidden, inputs)
+        self.b = nn.Parameter(_uniform(hidden, fan_in=fan_in))
         self.C = nn.Parameter(_uniform(outputs, hidden, fan_in=read_from))
         self.c = nn.Parameter(_uniform(outputs, fan_in=read_from))
         for name, mask in (("U", None if driven is None else driven[:, None]), ("C", read)):
@@ -116,7 +130,8 @@ class ImplicitNetwork(nn.Module):
         W = self.weight.given(self.U, self.C)
         self._check_states(W.shape[0], len(self.b))
         eta, beta = self.weight.eta(), self.activation.beta
-        return Materialised(W, Dense(self.U), self.b, self.weight.proof(W), eta, beta)
+        U = self.input_map.operator(self.U)
+        return Materialised(W, U, self.b, self.weight.proof(W), eta, beta)
 
     def state(
         self,
@@ -213,22 +228,23 @@ class ImplicitNetwork(nn.Module):
         max_steps: int = 10_000,
         on_unconverged: Policy | None = None,
     ) -> ImplicitNetwork:
-        """A float64 module with W free, exactly the stored weights: for attacks and fine-tuning."""
-        W, proof = stored.W.dense(), stored.well_posed
-        contracts = isinstance(proof, Contraction)
+        """A float64 module of exactly the stored weights: for attacks, and fine-tuning if dense."""
+        contracts = isinstance(stored.well_posed, Contraction)
+        input_map, U = input_map_of(stored.U)
         network = cls(
             stored.inputs,
             stored.states,
             stored.outputs,
             activation=stored.activation,
-            weight=Free(W, proof.eta) if contracts else Free(W, Lambda=proof.Lambda),
+            weight=weight_of(stored.W, stored.well_posed),
+            input_map=input_map,
             solver=solver or (Anderson() if contracts else PeacemanRachford()),
             tolerance=tolerance,
             max_steps=max_steps,
             on_unconverged=on_unconverged,
-        ).to(W)
+        ).to(stored.b)
         with torch.no_grad():
-            network.U.copy_(stored.U.dense())
+            network.U.copy_(U)
             network.b.copy_(stored.b)
             network.C.copy_(stored.C)
             network.c.copy_(stored.c)
@@ -277,7 +293,7 @@ class ImplicitNetwork(nn.Module):
         It is linear in g, which may be small (a mean over a batch): the tolerance is taken relative
         to each row's largest entry. A NaN stays one, and no solve with it converges.
         """
-        unit, size = _unit_rows(g)
+        unit, size = unit_rows(g)
         if isinstance(problem, MonotoneProblem):
             return self._solve("adjoint", problem.adjoint(unit, slope)).value.mul(size)
         system = AdjointProblem(
@@ -328,17 +344,6 @@ class ImplicitNetwork(nn.Module):
             raise InputError(
                 f"inputs are {x.dtype}, the network is {self.b.dtype}; convert one with .to(dtype)"
             )
-
-
-def _unit_rows(
-    g: Tensor,  # (batch, m)
-) -> tuple[Tensor, Tensor]:  # (batch, m), (batch, 1)
-    """Each row over its largest absolute entry, and those; 1 where a row is 0."""
-    if kernels.usable(g):
-        return kernels.unit_rows(g)
-    size = g.abs().amax(-1, keepdim=True)
-    size = torch.where(size == 0, torch.ones_like(size), size)
-    return g / size, size
 
 
 def _uniform(*shape: int, fan_in: int) -> Tensor:

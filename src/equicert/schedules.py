@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from numbers import Integral, Real
-from typing import Any, Final, Literal, get_args, get_type_hints
+from typing import Any, Final, Literal, get_type_hints
 
 from equicert.errors import ConfigError, nearest
+from equicert.settings import ANYTHING, OWN_SETTINGS, RANGES, short, typed
 
 # [J22] trains 40 epochs; its milestones keep their place in longer and shorter runs.
 _PUBLISHED_EPOCHS: Final = 40
@@ -45,11 +45,20 @@ class TrainConfig:
             points found by projected gradient ascent ([M18]), for empirical robustness;
             "small-box" is (11) over small boxes about such points ([M23]), for tight bounds.
         weights: the parametrisation of W: "contracting" is (12) of [J22], "row-sum" keeps
-            ||W||_inf below a bound [EG21], "feed-forward" is a plain network with the layers named
-            by `layers`, on which inclusion training is that of [G18]; "monotone" ([WK20]) and
-            "lben" ([R20]), for comparison, train by the nominal loss, inclusion with kappa = 0, or
-            adversarially, and are certified by their l2 bound.
+            ||W||_inf below a bound [EG21], "convolutional" is (12) for a convolution over images,
+            "feed-forward" is a plain network with the layers named by `layers`, on which inclusion
+            training is that of [G18]; "monotone" ([WK20]) and "lben" ([R20]), for comparison, train
+            by the nominal loss, inclusion with kappa = 0, or adversarially, and are certified by
+            their l2 bound.
         hidden: number n of hidden units; of feed-forward weights, `layers` says it.
+        image: of convolutional weights: channels x height x width of the inputs, for example
+            "3x32x32"; default one square channel.
+        channels: of convolutional weights: channels of the hidden units.
+        kernel_size: of convolutional weights: of W's kernel.
+        input_kernel_size: of convolutional weights: of U's kernel.
+        stride: of convolutional weights: of U's kernel; the hidden units are an image of the size
+            of the input's over the stride.
+        padding: of convolutional weights: what lies beyond the border, zeros or the other side.
         layers: widths of the hidden layers of feed-forward weights, for example "100,75,50".
         activation: phi, for example "relu" or "leaky_relu(0.1)".
         gamma: of contracting weights: bound on mu(W), below 1; at most 0 makes all solves fast.
@@ -101,8 +110,16 @@ class TrainConfig:
     """
 
     recipe: Literal["inclusion", "lipschitz", "adversarial", "small-box"] = "inclusion"
-    weights: Literal["contracting", "row-sum", "feed-forward", "monotone", "lben"] = "contracting"
+    weights: Literal[
+        "contracting", "row-sum", "convolutional", "feed-forward", "monotone", "lben"
+    ] = "contracting"
     hidden: int = 100
+    image: str | None = None
+    channels: int = 16
+    kernel_size: int = 3
+    input_kernel_size: int = 3
+    stride: int = 2
+    padding: Literal["zeros", "circular"] = "zeros"
     layers: str | None = None
     activation: str = "relu"
     gamma: float = 0.0
@@ -142,11 +159,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in fields(self):
-            value = _typed(field.name, getattr(self, field.name), hints[field.name])
+            value = typed(field.name, getattr(self, field.name), hints[field.name])
             object.__setattr__(self, field.name, value)
-            allowed, accepts = _RANGES.get(field.name, _ANYTHING)
+            allowed, accepts = RANGES.get(field.name, ANYTHING)
             if value is not None and not accepts(value):
-                raise ConfigError(f"{field.name} must be {allowed}, got {_short(value)}")
+                raise ConfigError(f"{field.name} must be {allowed}, got {short(value)}")
         self._refuse_settings_of_others()
         self._check_layers()
         start, end = self.milestone("ramp_start"), self.milestone("ramp_end")
@@ -179,7 +196,7 @@ class TrainConfig:
 
     def _refuse_settings_of_others(self) -> None:
         """Settings of a recipe or of weights that were not chosen: they would be ignored."""
-        for kind, table in _OWN_SETTINGS.items():
+        for kind, table in OWN_SETTINGS.items():
             chosen = getattr(self, kind)
             for other, name in ((other, name) for other, names in table.items() for name in names):
                 if name not in table[chosen] and getattr(self, name) != getattr(type(self), name):
@@ -214,7 +231,7 @@ class TrainConfig:
                 return widths
         raise ConfigError(
             f"layers must be integers >= 1 separated by commas, such as 100,75,50, got"
-            f" {_short(self.layers)}"
+            f" {short(self.layers)}"
         )
 
     @property
@@ -233,7 +250,7 @@ class TrainConfig:
 
     def weight_settings(self) -> dict[str, Any]:
         """The settings of the chosen weights."""
-        return {name: getattr(self, name) for name in _OWN_SETTINGS["weights"][self.weights]}
+        return {name: getattr(self, name) for name in OWN_SETTINGS["weights"][self.weights]}
 
     def milestone(self, name: Literal["ramp_start", "ramp_end", "late_epoch"]) -> float:
         """A milestone in epochs: as set, else at the published fraction of `epochs`."""
@@ -260,80 +277,3 @@ class TrainConfig:
             return self.learning_rate * (1 + math.cos(math.pi * time / self.epochs)) / 2
         late = time >= self.milestone("late_epoch")
         return self.learning_rate_late if late else self.learning_rate
-
-
-_RAMPED: Final = ("overshoot", "kappa", "ramp_start", "ramp_end")
-# Settings that belong to some recipes, or to some parametrisations of W.
-_OWN_SETTINGS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
-    "recipe": {
-        "inclusion": _RAMPED,
-        "lipschitz": ("lipschitz_weight", "lipschitz_bound"),
-        "adversarial": (*_RAMPED, "attack_steps", "attack_step_size"),
-        "small-box": (*_RAMPED, "tau", "attack_steps", "attack_step_size"),
-    },
-    "weights": {
-        "contracting": ("hidden", "gamma"),
-        "row-sum": ("hidden", "row_sum_bound"),
-        "feed-forward": ("layers",),
-        "monotone": ("hidden", "m"),
-        "lben": ("hidden", "m", "prescribed_lipschitz"),
-    },
-}
-
-_Range = tuple[str, Callable[[Any], bool]]
-_ANYTHING: Final[_Range] = ("anything", lambda _: True)
-_COUNT: Final[_Range] = ("an integer >= 1", lambda v: v >= 1)
-_POSITIVE: Final[_Range] = ("finite and > 0", lambda v: 0 < v < math.inf)
-_NOT_NEGATIVE: Final[_Range] = ("finite and >= 0", lambda v: 0 <= v < math.inf)
-_RANGES: Final[dict[str, _Range]] = {
-    "hidden": _COUNT,
-    "gamma": ("finite and < 1", lambda v: -math.inf < v < 1),
-    "row_sum_bound": ("in (0, 1)", lambda v: 0 < v < 1),
-    "m": _POSITIVE,
-    "prescribed_lipschitz": _POSITIVE,
-    "input_gain": _POSITIVE,
-    "eps": _NOT_NEGATIVE,
-    "overshoot": _POSITIVE,
-    "kappa": ("in [0, 1]", lambda v: 0 <= v <= 1),
-    "tau": ("in (0, 1]", lambda v: 0 < v <= 1),
-    "attack_steps": _COUNT,
-    "attack_step_size": _POSITIVE,
-    "lipschitz_weight": _NOT_NEGATIVE,
-    "epochs": _COUNT,
-    "batch_size": _COUNT,
-    "learning_rate": _POSITIVE,
-    "warmup": _NOT_NEGATIVE,
-    "learning_rate_late": _POSITIVE,
-    "late_epoch": _NOT_NEGATIVE,
-    "ramp_start": _NOT_NEGATIVE,
-    "ramp_end": _NOT_NEGATIVE,
-    "seed": ("an integer in [0, 2^63)", lambda v: 0 <= v < 2**63),
-    "threads": _COUNT,
-    "tolerance": _POSITIVE,
-    "max_steps": _COUNT,
-    "evaluate_samples": ("an integer >= 0", lambda v: v >= 0),
-}
-
-
-def _typed(name: str, value: object, hint: Any) -> object:
-    """The value as the type of its field; integers serve as floats, booleans as no number."""
-    options = get_args(hint)
-    if value is None and type(None) in options:
-        return None
-    number = not isinstance(value, bool)
-    kind = next((kind for kind in (int, float, str) if kind is hint or kind in options), None)
-    if kind is int and isinstance(value, Integral) and number:
-        return int(value)
-    if kind is float and isinstance(value, Real) and number:
-        with contextlib.suppress(OverflowError):
-            return float(value)
-    if (kind is str and isinstance(value, str)) or (kind is None and value in options):
-        return value
-    kinds = {int: "an integer", float: "a number that float64 holds", str: "a text"}
-    wanted = kinds[kind] if kind else f"one of {', '.join(options)}"
-    raise ConfigError(f"{name} must be {wanted}, got {_short(value)}")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -7,6 +7,7 @@ import math
 from equicert.contraction import Contraction
 from equicert.errors import ConfigError, ModelError, NotContractingError
 from equicert.network import ImplicitNetwork
+from equicert.operators import Dense
 from equicert.rounding import gamma
 from equicert.solvers import Picard
 from equicert.stored import StoredNetwork
@@ -35,7 +36,8 @@ def deploy(
 
     Raises:
         ConfigError: tolerance not positive and finite.
-        ModelError: the activation is not piecewise linear, or a weight is too large for float32.
+        ModelError: the activation is not piecewise linear, a weight is too large for float32, or
+            the network has convolutions.
         NotContractingError: the network is not proved contracting.
     """
     if not 0 < tolerance < math.inf:
@@ -45,6 +47,13 @@ def deploy(
             f"no bound is known on what float32 makes of '{network.activation.spec}': only networks"
             " of relu, leaky_relu, hard_tanh or identity can be certified as deployed"
         )
+    for name, operator in (("W", network.W), ("U", network.U)):
+        if not isinstance(operator, Dense):
+            raise ModelError(
+                f"{name} is a {operator.structure.split()[0]}: which algorithm float32 takes for it"
+                " is the library's choice, and no bound on its rounding is known; only networks of"
+                " matrices can be certified as deployed"
+            )
     _ = network.contraction  # a monotone network that does not contract is solved otherwise
     module = ImplicitNetwork.from_stored(
         network, solver=Picard(), tolerance=tolerance, max_steps=max_steps
