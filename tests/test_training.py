@@ -194,7 +194,7 @@ BAD = [
     (
         "weights",
         "free",
-        "weights must be one of contracting, row-sum, convolutional, feed-forward, monotone, lben, got 'free'",
+        "convolutional, feed-forward, monotone, lben, got 'free'",
     ),
     ("weights", "feed-forward", "feed-forward weights need layers, such as 100,75,50"),
     ("layers", "100,75", "layers belongs to weights 'feed-forward', not to 'contracting'"),

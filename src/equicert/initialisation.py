@@ -46,13 +46,13 @@ def initial_network(data: DataSet, config: TrainConfig, policy: Policy) -> Impli
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             into = initial_input_map(config, data.inputs)
-            hidden = config.states if into is None else into.states.size
+            states = None if into is None else into.states
             return ImplicitNetwork(
                 data.inputs,
-                hidden,
+                config.states if states is None else states.size,
                 data.classes,
                 activation=parse_activation(config.activation),
-                weight=initial_weight(config, into),
+                weight=initial_weight(config, states),
                 input_map=into,
                 input_gain=config.input_gain,
                 solver=_SOLVERS[config.solver],
@@ -95,22 +95,32 @@ def _image(config: TrainConfig, inputs: int) -> Image:
     )
 
 
-def initial_weight(config: TrainConfig, into: ConvolutionalInput | None = None) -> Weight:
-    """The parametrisation that `config.weights` names, at random values from torch's generator."""
-    if into is not None:
-        circular = config.padding == "circular"
-        try:
-            return Convolutional(into.states, config.kernel_size, config.gamma, circular)
-        except ModelError as error:
-            raise ConfigError(str(error)) from error
+def initial_weight(config: TrainConfig, states: Image | None = None) -> Weight:
+    """The parametrisation that `config.weights` names, at random values from torch's generator.
+
+    Raises:
+        ConfigError: convolutional weights without the image of the states, or a kernel beyond it.
+    """
     match config.weights:
         case "contracting":
             return Contracting(config.hidden, config.gamma)
         case "row-sum":
             return RowSum(config.hidden, config.row_sum_bound)
+        case "convolutional":
+            return _convolutional(config, states)
         case "feed-forward":
             return FeedForward(config.widths)
         case "monotone":
             return Monotone(config.hidden, config.m)
         case "lben":
             return LBEN(config.hidden, config.m, lipschitz=config.prescribed_lipschitz)
+
+
+def _convolutional(config: TrainConfig, states: Image | None) -> Convolutional:
+    if states is None:
+        raise ConfigError("convolutional weights need an image of states: pass it, or train")
+    circular = config.padding == "circular"
+    try:
+        return Convolutional(states, config.kernel_size, config.gamma, circular)
+    except ModelError as error:
+        raise ConfigError(str(error)) from error

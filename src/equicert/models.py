@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -23,12 +23,12 @@ from torch import Tensor
 from equicert.activations import Activation, parse_activation
 from equicert.arrays import exact
 from equicert.errors import ModelError, nearest
-from equicert.operators import Dense, structures
+from equicert.operators import Dense, Operator, structures
 from equicert.runs import write_atomic
 from equicert.stored import StoredNetwork
 
 _FORMAT = "equicert-1"
-_OPERATORS = ("W", "U")
+_OPERATORS: Final = ("W", "U")
 _TENSORS = {"b": 1, "C": 2, "c": 1}  # and how many dimensions each has
 _HINTS = ("eta", "Lambda")  # of the proofs of well-posedness: optional, and never believed
 _OWN_METADATA = ("format", "structure", "activation", "digest")
@@ -140,7 +140,7 @@ class _Contents:
 
 def _network(contents: _Contents, phi: Activation) -> StoredNetwork:
     """The network of these tensors; whether they fit one another is checked on the way."""
-    arrays, operators = contents.arrays, {}
+    arrays, operators = contents.arrays, dict[str, Operator]()
     for name, structure in contents.structure.items():
         sizes = structures.tensors_of(structure)
         parts = {key: exact(name + key, arrays[name + key], d) for key, d in sizes.items()}
@@ -150,7 +150,8 @@ def _network(contents: _Contents, phi: Activation) -> StoredNetwork:
             raise ModelError(f"{name}: {error}") from error
     vectors = {name: exact(name, arrays[name], d) for name, d in _TENSORS.items()}
     hints = {name: exact(name, arrays[name], 1) for name in _HINTS if name in arrays}
-    return StoredNetwork(**operators, **vectors, **hints, activation=phi)
+    W, U = (operators[name] for name in _OPERATORS)
+    return StoredNetwork(W, U, **vectors, **hints, activation=phi)
 
 
 def _names(structure: Mapping[str, str]) -> tuple[str, ...]:
@@ -197,7 +198,7 @@ def _read_safetensors(path: Path) -> _Contents:
 
 def _read_npz(path: Path) -> _Contents:
     with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as archive:
-        dense = dict.fromkeys(_OPERATORS, Dense.structure)
+        dense: dict[str, str] = dict.fromkeys(_OPERATORS, Dense.structure)
         _check_keys(path, archive.files, _names(dense), (*_HINTS, "activation"))
         arrays = {key: np.asarray(archive[key]) for key in archive.files}
     text = arrays.pop("activation", None)
