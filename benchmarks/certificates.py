@@ -30,8 +30,9 @@ from benchmarks.subjects import EPS
 from benchmarks.verdicts import plain
 from equicert.bounds import Interval
 from equicert.certificates import INPUTS
+from equicert.certify_run import Certification
 from equicert.data import DataSet, load_data
-from equicert.evaluation import Certification, evaluate
+from equicert.evaluation import evaluate
 from equicert.experiments.provenance import as_json, machine
 from equicert.jobs import Samples
 from equicert.models import load_model, save_model

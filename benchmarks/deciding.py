@@ -19,8 +19,9 @@ from benchmarks.markdown import count, number, seconds, table
 from equicert.bounds import Complete, Dual, complete
 from equicert.bounds.sample import Sample
 from equicert.certificates import INPUTS
+from equicert.certify_run import Certification
 from equicert.data import DataSet
-from equicert.evaluation import Certification, evaluate
+from equicert.evaluation import evaluate
 from equicert.jobs import Samples
 from equicert.models import load_model
 from equicert.records import RECORDS

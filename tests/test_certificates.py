@@ -35,9 +35,10 @@ from equicert.bounds import (
     Spectral,
 )
 from equicert.certificates import CLAIM, INPUTS
+from equicert.certify_run import Certification
 from equicert.checker import NotValidError, Report, UnreadableError, check_folder
 from equicert.errors import InputError, NotContractingError, OutputError
-from equicert.evaluation import Certification, Evaluation, evaluate_lines
+from equicert.evaluation import Evaluation, evaluate_lines
 from equicert.jobs import Samples
 from equicert.lipschitz import Derived
 from equicert.models import load_model, save_model

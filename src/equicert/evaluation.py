@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,113 +15,20 @@ import numpy as np
 from torch import Tensor
 
 from equicert.bounds import Interval, Method
-from equicert.boxes import Domain, Surroundings
+from equicert.boxes import Domain
 from equicert.certificates import prepare
-from equicert.certification import as_stored, decide_boxes
-from equicert.deployed import Deployed, deployed_by
+from equicert.certification import as_stored
+from equicert.certify_run import Certification
 from equicert.errors import InputError
-from equicert.jobs import Chunk, Job, Samples
+from equicert.jobs import Job, Samples
 from equicert.network import ImplicitNetwork
+from equicert.processes import batch_for, chunks_of
 from equicert.queries import check_labels
-from equicert.radius import check_bisectable, check_span, decide_radii
 from equicert.records import RECORDS, Records
 from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines, versions
 from equicert.stored import StoredNetwork
 
 Progress = Callable[[int, int], None]  # (samples done, samples in all)
-
-
-@dataclass(frozen=True)
-class Certification:
-    """Certify at one eps, or (eps None) find each sample's largest certified radius.
-
-    With a `tolerance`, say also what is certified of the float32 program that stops there.
-    """
-
-    method: Method
-    eps: float | None
-    largest: float = 1.0
-    resolution: float = 1e-4
-    tolerance: float | None = None
-    kind = "certify"
-
-    def check(self, network: StoredNetwork, samples: Samples) -> None:
-        """Raise what would fail later, before an output folder is claimed."""
-        self._deployed(network)
-        Surroundings(samples.x, self.largest if self.eps is None else self.eps, samples.domain)
-        check_span(self.largest, self.resolution)
-        if self.eps is None:
-            check_bisectable(self.method)
-
-    def _deployed(self, network: StoredNetwork) -> Deployed | None:
-        if self.tolerance is None:
-            return None
-        if self.eps is None:
-            raise InputError("the float32 program is certified at one eps, not for a radius")
-        return deployed_by(self.method, network, self.tolerance)
-
-    def identity(self) -> dict[str, Any]:
-        """What makes this run what it is, beside model and data."""
-        if self.eps is not None:
-            as_run = {} if self.tolerance is None else {"deployed": f"float32, {self.tolerance!r}"}
-            times = {n: s for n in ("timeout", "total") if (s := getattr(self.method, n, None))}
-            return {"method": self.method.name, "eps": self.eps, **as_run, **times}
-        span = {"largest": self.largest, "resolution": self.resolution}
-        return {"method": self.method.name, "eps": None, **span}
-
-    def chunks(self, network: StoredNetwork, samples: Samples, batch_size: int) -> Iterator[Chunk]:
-        """Verdicts batch by batch."""
-        x, y, domain = samples.x, samples.y, samples.domain
-        if self.eps is not None:
-            boxes, deployed = Surroundings(x, self.eps, domain), self._deployed(network)
-            for decided in decide_boxes(network, x, y, boxes, self.method, batch_size, deployed):
-                lines = [verdict.to_json() for verdict in decided.verdicts]
-                eps = np.full(len(lines), self.eps)
-                yield Chunk(lines, decided.proofs, eps, decided.findings)
-            return
-        for radii in decide_radii(
-            network,
-            x,
-            y,
-            self.method,
-            domain=domain,
-            largest=self.largest,
-            resolution=self.resolution,
-            batch_size=batch_size,
-        ):
-            lines = [{**f.verdict.to_json(), "radius": f.radius} for f in radii.found]
-            eps = np.array([f.radius for f in radii.found], np.float64)  # None is NaN
-            yield Chunk(lines, radii.proofs, eps)
-
-    def summary(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
-        """Accuracies as fractions of all samples."""
-        count = Counter(line["status"] for line in lines)
-        correct = sum(line["predicted"] == line["label"] for line in lines)
-        found: dict[str, Any] = {"clean_accuracy": correct / len(lines)}
-        if self.eps is None:
-            radii = np.array([-1.0 if v["radius"] is None else v["radius"] for v in lines])
-            grid = [self.largest * k / 20 for k in range(21)]
-            found["radius_median"] = float(np.median(radii.clip(min=0)))
-            found["certified_accuracy_at"] = {f"{e:g}": float((radii >= e).mean()) for e in grid}
-        else:
-            found["certified_accuracy"] = count["certified"] / len(lines)
-            if self.method.hunts:
-                found["falsified"] = count["falsified"] / len(lines)
-                found["decided_by"] = dict(
-                    Counter(line["method"] for line in lines if line["status"] != "unknown")
-                )
-        if self.tolerance is not None:
-            as_run = sum(line["deployed"] == "certified" for line in lines)
-            found["deployed_certified_accuracy"] = as_run / len(lines)
-            whys = Counter(line["deployed_reason"] for line in lines if line["deployed_reason"])
-            found["deployed_reasons"] = dict(whys)
-        if not self.method.proves:
-            found["claimed_accuracy"] = count["claimed"] / len(lines)
-            found["solver_statuses"] = dict(
-                Counter(line.get("solver_status", "not asked") for line in lines)
-            )
-        reasons = Counter(line["reason"] for line in lines if line["reason"])
-        return found | {"unknown": count["unknown"], "reasons": dict(reasons)}
 
 
 def evaluate(
@@ -131,6 +37,7 @@ def evaluate(
     samples: Samples,
     *,
     batch_size: int = 1000,
+    processes: int = 1,
     out: Path | None = None,
     certificates: Path | None = None,
     resume: bool = False,
@@ -146,6 +53,7 @@ def evaluate(
         network,
         samples,
         batch_size=batch_size,
+        processes=processes,
         out=out,
         certificates=certificates,
         resume=resume,
@@ -167,6 +75,7 @@ def evaluate_lines(
     samples: Samples,
     *,
     batch_size: int = 1000,
+    processes: int = 1,
     out: Path | None = None,
     certificates: Path | None = None,
     resume: bool = False,
@@ -179,6 +88,10 @@ def evaluate_lines(
     `certificates`, each certified sample's proof lies in that folder before its line is written;
     without `out` beside it the verdicts lie there, too.
 
+    With more than one of `processes`, each works on batches of its own with one thread; lines are
+    written in the order of the samples all the same. A script that asks for them needs the guard
+    `if __name__ == "__main__":`, as Python's multiprocessing says.
+
     Raises:
         OutputError: a folder holds another run or cannot be written.
         InputError: as `certify`; certificates of a method that proves otherwise, of dual bounds on
@@ -190,6 +103,7 @@ def evaluate_lines(
     job.check(network, samples)
     if isinstance(job, Certification):
         batch_size = min(batch_size, job.method.together)
+    batch_size = batch_for(batch_size, len(samples.x), processes)
     identity = {
         "model": network.digest,
         "data": samples.digest,
@@ -208,7 +122,7 @@ def evaluate_lines(
         places = _Places(proofs, proofs)
     if out is not None and (certificates is None or out.resolve() != certificates.resolve()):
         places = replace(places, run=claim_folder(out, job.kind, identity, resume))
-    lines = _decide_all(job, network, samples, batch_size, places, progress)
+    lines = _decide_all(job, network, samples, (batch_size, processes), places, progress)
     summary = {"data": samples.data, **_without(identity, "data"), "data_digest": samples.digest}
     summary |= job.summary(lines)
     if certificates is not None:
@@ -294,10 +208,11 @@ def _decide_all(
     job: Job,
     network: StoredNetwork,
     samples: Samples,
-    batch_size: int,
+    batches: tuple[int, int],  # their size, and in how many processes
     places: _Places,
     progress: Progress | None,
 ) -> list[dict[str, Any]]:
+    batch_size, processes = batches
     with ExitStack() as stack:
         lines, sink, records = [], None, None
         if places.run is not None:
@@ -313,7 +228,7 @@ def _decide_all(
         index = len(lines) - len(lines) % batch_size if len(lines) < len(samples.x) else len(lines)
         rest = replace(samples, x=samples.x[index:], y=samples.y[index:])
         clock = time.perf_counter()
-        for chunk in job.chunks(network, rest, batch_size) if len(rest.x) else ():
+        for chunk in chunks_of(job, network, rest, batch_size, processes):
             each = (time.perf_counter() - clock) / len(chunk.lines)
             known = len(lines) - index
             added = [

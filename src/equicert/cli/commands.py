@@ -84,7 +84,7 @@ def run_certify(
     resume: bool,
 ) -> None:
     """`equicert certify`."""
-    from equicert.evaluation import Certification
+    from equicert.certify_run import Certification
 
     method = method_of(options, per_margin, local)
     eps = None if radius else options.eps
@@ -213,6 +213,7 @@ def _evaluate(
             network,
             samples,
             batch_size=options.batch_size,
+            processes=options.processes if isinstance(options, CertifyOptions) else 1,
             out=_path(options.out),
             certificates=_path(certificates),
             resume=resume,

@@ -72,6 +72,8 @@ class CertifyOptions:
             auto, which also write the witness of every falsified verdict. Verdicts and summary are
             written there, too, unless --out names another folder.
         threads: CPU threads; default torch's choice.
+        processes: how many work side by side, each on samples of its own and with one thread: worth
+            it where each sample takes long.
     """
 
     data: str
@@ -102,6 +104,7 @@ class CertifyOptions:
     out: str | None = None
     certificates: str | None = None
     threads: int | None = None
+    processes: int = 1
 
 
 @dataclass

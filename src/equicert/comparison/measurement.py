@@ -23,6 +23,7 @@ from equicert.bounds import (
 )
 from equicert.bounds.sign_split import ILL_POSED
 from equicert.boxes import Surroundings
+from equicert.certify_run import Certification
 from equicert.checkpoints import describe_domain
 from equicert.comparison.results import Attacked, Certified, Compared, Named
 from equicert.data import DataSet
@@ -33,7 +34,7 @@ from equicert.errors import (
     NotMonotoneError,
     RowSumError,
 )
-from equicert.evaluation import Certification, Evaluation, evaluate_lines
+from equicert.evaluation import Evaluation, evaluate_lines
 from equicert.experiments.progress import Progress
 from equicert.experiments.verdicts import (
     Contradiction,

@@ -19,10 +19,11 @@ import torch
 from equicert.attack_run import AttackRun
 from equicert.attacks import Attack
 from equicert.bounds import Method
+from equicert.certify_run import Certification
 from equicert.checkpoints import describe_domain
 from equicert.data import DataSet
 from equicert.errors import ConfigError
-from equicert.evaluation import Certification, evaluate
+from equicert.evaluation import evaluate
 from equicert.experiments.progress import Progress
 from equicert.jobs import Samples
 from equicert.models import load_model

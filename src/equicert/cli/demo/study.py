@@ -12,10 +12,11 @@ from typing import Any, Final
 from equicert.attack_run import AttackRun
 from equicert.attacks import FGSM, PGD
 from equicert.bounds import Interval, Lipschitz
+from equicert.certify_run import Certification
 from equicert.cli import console
 from equicert.cli.options import DemoOptions
 from equicert.data import DataSet, load_data
-from equicert.evaluation import Certification, evaluate
+from equicert.evaluation import evaluate
 from equicert.experiments.verdicts import (
     ContradictionError,
     Lines,
