@@ -53,9 +53,11 @@ class Terms:
         self.columns, self.positions = stored.columns, high * wide
         self._starts = [y * s * width + x * s for y in range(high) for x in range(wide)]
         self._offsets = [
-            (c * height + i) * width + j for c in range(channels) for i in range(kh)
+            (c * height + i) * width + j
+            for c in range(channels)
+            for i in range(kh)
             for j in range(kw)
-        ]  # fmt: skip
+        ]
         self._sources = _sources(stored)
         count = len(self._offsets)
         self._kernel = [kernel[o * count : (o + 1) * count] for o in range(out)]
