@@ -55,7 +55,7 @@ class Proof:
 class Folder:
     """A model, the claim about it, and the records."""
 
-    arrays: dict[str, Array]  # W, U, b, C, c
+    arrays: dict[str, Array]  # W, U, b, C, c; of a convolution W.kernel, W.diagonal
     activation: str
     eta: Array | None  # (n,)
     inputs: Array  # (N, r)
@@ -63,17 +63,23 @@ class Folder:
     domain: tuple[list[float], list[float]] | None = None
     header: dict[str, Any] = field(default_factory=dict)  # in place of what is true
     monotone: dict[str, Any] | None = None
+    structures: tuple[str, str] = ("dense", "dense")  # of W and U
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        return len(self.arrays["b"]), self.arrays["U"].shape[1], len(self.arrays["c"])
+        r = self.arrays["U"].shape[1] if "U" in self.arrays else self.inputs.shape[1]
+        return len(self.arrays["b"]), r, len(self.arrays["c"])
 
     def digest(self) -> str:
         """Of the model, computed as it is documented."""
         n, r, q = self.sizes
-        sha = hashlib.sha256(f"equicert-model-1;W:dense;U:dense;phi:{self.activation}".encode())
-        shapes = {"W": (n, n), "U": (n, r), "b": (n,), "C": (q, n), "c": (q,)}
-        for name, shape in shapes.items():
+        W, U = self.structures
+        sha = hashlib.sha256(f"equicert-model-1;W:{W};U:{U};phi:{self.activation}".encode())
+        dense = {"W": (n, n), "U": (n, r), "b": (n,), "C": (q, n), "c": (q,)}
+        for name in ("W", "W.kernel", "W.diagonal", "U", "U.kernel", "b", "C", "c"):
+            if name not in self.arrays:
+                continue
+            shape = dense.get(name, self.arrays[name].shape)
             sha.update(f";{name}:<f8:{shape}:".encode())
             sha.update(np.ascontiguousarray(self.arrays[name], "<f8").tobytes())
         return sha.hexdigest()
@@ -103,7 +109,9 @@ class Folder:
         """The folder and the model file below root."""
         folder, model = root / "proofs", root / "model.safetensors"
         folder.mkdir(parents=True, exist_ok=True)
-        text = {"format": "equicert-1", "structure": "dense", "activation": self.activation}
+        W, U = self.structures
+        structure = "dense" if W == U == "dense" else f"W:{W};U:{U}"
+        text = {"format": "equicert-1", "structure": structure, "activation": self.activation}
         model.write_bytes(save(self.arrays, text | {"digest": self.digest()}))
         (folder / "certificates.json").write_text(json.dumps(self.claim(), indent=1))
         (folder / "certificates.bin").write_bytes(self.records())

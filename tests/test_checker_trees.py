@@ -25,6 +25,7 @@ from equicert.checker.functions import parse
 from equicert.checker.integers import Packed, scaled
 from equicert.checker.lemmas import Form, Node, difference
 from equicert.checker.model import Model
+from equicert.checker.structures import Dense
 from exact import fixed_point, to_fractions
 from exact import is_semidefinite as truly_semidefinite
 from networks import Network, floats
@@ -105,7 +106,8 @@ def _written(case: Case, root: Path) -> tuple[Path, Path]:
 
 def exact_model(net: Network) -> Exact:
     W, U, b, C, c = (array("d", a.ravel().tolist()) for a in net.arrays)
-    return Exact(Model(W, U, b, C, c, *parse(net.activation)))
+    n, r = net.states, net.inputs
+    return Exact(Model(Dense(n, n, W), Dense(n, r, U), b, C, c, *parse(net.activation)))
 
 
 @st.composite

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -36,6 +37,7 @@ from tree_proofs import (
 )
 
 ACTIVATIONS = ("relu", "leaky_relu(0.25)", "hard_tanh")
+Draw = Callable[[random.Random, str, bool], Network]  # by dice, activation, whether it contracts
 
 
 def down(value: Fraction) -> float:
@@ -242,12 +244,16 @@ def outputs_at(net: Network, x: Vector) -> Vector:
 
 
 def proved(
-    seed: int, activation: str, contracting: bool, domain: tuple[float, float] | None = None
+    seed: int,
+    activation: str,
+    contracting: bool,
+    domain: tuple[float, float] | None = None,
+    draw: Draw = small_network,
 ) -> Case:
     """The first network of this seed, and eps, for which a tree with a split is found."""
     rng = random.Random(f"{seed} {activation} {contracting}")
     while True:
-        net = small_network(rng, activation, contracting)
+        net = draw(rng, activation, contracting)
         x = np.array([rng.uniform(0.2, 0.8) for _ in range(net.inputs)])
         y = outputs_at(net, to_fractions(x))
         label = max(range(3), key=y.__getitem__)
@@ -269,12 +275,16 @@ def proved(
 
 
 def witnessed(
-    seed: int, activation: str, contracting: bool, domain: tuple[float, float] | None = None
+    seed: int,
+    activation: str,
+    contracting: bool,
+    domain: tuple[float, float] | None = None,
+    draw: Draw = small_network,
 ) -> Case:
     """A point of the box with another greatest output; the label is another one at its middle."""
     rng = random.Random(f"witness {seed} {activation} {contracting}")
     while True:
-        net = small_network(rng, activation, contracting)
+        net = draw(rng, activation, contracting)
         x = np.array([rng.uniform(0.2, 0.8) for _ in range(net.inputs)])
         eps, y = rng.choice([0.25, 0.5]), outputs_at(net, to_fractions(x))
         label = max(range(3), key=y.__getitem__)

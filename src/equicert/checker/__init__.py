@@ -1,7 +1,9 @@
 """A checker of certificates that shares no code with the prover: exact, standard library only.
 
 The network is `z = phi(W z + U x + b)`, `y = C z + c`: W (n, n), U (n, r), C (q, n), its weights
-the binary floating-point numbers of the model file, each taken as the rational that it is. phi acts
+the binary floating-point numbers of the model file, each taken as the rational that it is; where W
+or U is stored as a convolution it is the matrix that `structures.py` defines, whose entries are
+stored numbers or 0, and `matrices.py` multiplies by it and by its absolute value. phi acts
 entrywise and is continuous, weakly increasing and non-expansive, `0 <= phi(s) - phi(t) <= s - t`
 for s >= t; only functions for which this is known are admitted (`functions.py`). Write
 `M_ii = W_ii`, `M_ij = |W_ij|`, and `r_i(z, x) = sum_{j != i} W_ij z_j + (U x)_i + b_i`. A record is
@@ -83,7 +85,8 @@ y.
 
 What is checked is exactly this, in integers, in the order
 
-1. the digest of the weights is the one claimed; activation and sizes agree        (`folder.py`)
+1. the digest of the weights is the one claimed; activation and sizes agree
+                                                    (`model.py`, `structures.py`, `folder.py`)
 2. eta > 0 and `(M eta)_i < eta_i`; Lambda, m and norm           (`exact.py`, `definite.py`)
 3. the inputs have the digest claimed; the box is one about that input; a witness lies in it
                                                                        (`folder.py`, `box.py`)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -85,16 +86,19 @@ def check_folder(
     domain = None if claim.domain is None else (min(claim.domain[0]), max(claim.domain[1]))
     report = Report(claim.model, domain, data is not None)
     records = Records(folder, network)
-    inputs = _at(read_inputs(folder, claim, network.r), "inputs")
-    samples = _at(read_samples(data, network.r), "data set") if data is not None else None
-    for record in records:
-        if record.row >= claim.count:
-            raise NotValidError(f"row {record.row} of {claim.count} inputs has a certificate")
-        x = inputs(record.row)
-        if samples is not None:
-            _check_sample(record, x, samples(record.row))
-        check_record(exact, record, x, claim)
-        _count(report, record)
+    with ExitStack() as stack:  # closes what is read in part only, where a record does not hold
+        inputs = _at(stack.enter_context(closing(read_inputs(folder, claim, network.r))), "inputs")
+        samples = None
+        if data is not None:
+            samples = _at(stack.enter_context(closing(read_samples(data, network.r))), "data set")
+        for record in stack.enter_context(closing(iter(records))):
+            if record.row >= claim.count:
+                raise NotValidError(f"row {record.row} of {claim.count} inputs has a certificate")
+            x = inputs(record.row)
+            if samples is not None:
+                _check_sample(record, x, samples(record.row))
+            check_record(exact, record, x, claim)
+            _count(report, record)
     report.dropped = records.dropped
     if verdicts is not None or (folder / "verdicts.jsonl").exists():
         _check_verdicts(report, verdicts or folder / "verdicts.jsonl", claim)

@@ -7,7 +7,7 @@ import math
 import os
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -26,9 +26,10 @@ _PIXELS = array("d", (k / 255 for k in range(256)))  # division rounds to the ne
 _ARRAY_BYTES, _LABEL_BYTES = 1 << 31, 1 << 24
 
 Sample: TypeAlias = "tuple[array[float], int]"
+Samples: TypeAlias = "Generator[Sample, None, None]"
 
 
-def read_samples(spec: str, r: int) -> Iterator[Sample]:
+def read_samples(spec: str, r: int) -> Samples:
     """The test samples and labels of a data set, in order.
 
     Args:
@@ -50,7 +51,7 @@ def read_samples(spec: str, r: int) -> Iterator[Sample]:
     return _mnist(Path(folder), r)
 
 
-def _mnist(folder: Path, r: int) -> Iterator[Sample]:
+def _mnist(folder: Path, r: int) -> Samples:
     images, labels = _find(folder, _IMAGES), _find(folder, _LABELS)
     try:
         with _open(images) as x, _open(labels) as y:
@@ -83,7 +84,7 @@ def _open(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def _npz(path: Path, r: int) -> Iterator[Sample]:
+def _npz(path: Path, r: int) -> Samples:
     with open_npz(path) as archive:
         with open_npy(archive, "y_test", _LABEL_BYTES) as npy:
             labels = _labels(npy)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from operator import sub
 
 from equicert.checker.definite import is_semidefinite
 from equicert.checker.files import NotValidError
 from equicert.checker.folder import Monotone
-from equicert.checker.integers import Box, Packed, against, dot, require_finite, scaled
+from equicert.checker.integers import Box, against, dot, require_finite, scaled
+from equicert.checker.matrices import Matrix, Rows, off_diagonal, whole
 from equicert.checker.model import Model
+
+_EXPANDED = 1 << 10, 1 << 22  # rows and entries of a convolution that is expanded
 
 
 class Exact:
@@ -22,28 +24,19 @@ class Exact:
             raise NotValidError("a network with one output has no label to certify")
         self.phi, self.activation = model.phi, model.activation
         self.n, self.q = model.n, model.q
-        W, self.kW = scaled(model.W)
-        U, self.kU = scaled(model.U)
+        self.W_off, self.diagonal, self.kW = off_diagonal(model.W)
+        self.U, self.kU = whole(model.U)
         C, self.kC = scaled(model.C)
+        self.C = [C[i : i + model.n] for i in range(0, len(C), model.n)]
         self.b, self.kb = scaled(model.b)
         self.c, self.kc = scaled(model.c)
-        self.diagonal = W[:: model.n + 1]
-        W[:: model.n + 1] = [0] * model.n
-        self.W_off, self.U, self.C = _rows(W, model.n), _rows(U, model.r), _rows(C, model.n)
-        self.W_abs = [list(map(abs, row)) for row in self.W_off]
-        self.U_abs = [list(map(abs, row)) for row in self.U]
-
-    @cached_property
-    def packed(self) -> tuple[Packed, Packed]:
-        """W_off and U, for sums of their weighted rows."""
-        return Packed(self.W_off), Packed(self.U)
 
     def check_eta(self, values: Sequence[float]) -> None:
         """Check 2: eta > 0 and (M eta)_i < eta_i for every i, M the Metzler majorant of W."""
         require_finite("eta", values)
         eta, k = scaled(values)
-        for i, row in enumerate(self.W_abs):
-            image, weight = self.diagonal[i] * eta[i] + dot(row, eta), eta[i] << self.kW
+        for i, off in enumerate(self.W_off.sizes_times(eta)):
+            image, weight = self.diagonal[i] * eta[i] + off, eta[i] << self.kW
             if eta[i] <= 0:
                 raise NotValidError(f"eta: entry {i} is {values[i]!r}, not positive")
             if image >= weight:
@@ -66,21 +59,19 @@ class Exact:
         L, kL = scaled(claim.Lambda)
         (m,), km = scaled([claim.m])
         (norm,), kn = scaled([claim.norm])
+        W, U = _expanded(self.W_off, self.n), _expanded(self.U, self.n)
         k = max(self.kW, km)
         w = k - self.kW
         A = [
-            [-(L[i] * row[j] + L[j] * self.W_off[j][i]) << w for j in range(i)]
+            [-(L[i] * row[j] + L[j] * W[j][i]) << w for j in range(i)]
             + [2 * L[i] * ((1 << k) - (self.diagonal[i] << w) - (m << k - km))]
-            for i, row in enumerate(self.W_off)
+            for i, row in enumerate(W)
         ]
         if not is_semidefinite(A):
             raise NotValidError(f"sym(Lambda (I - W)) >= m Lambda is not shown for m = {claim.m!r}")
         k = max(2 * kn + kL, 2 * kL + 2 * self.kU)
         g, d = k - 2 * kL - 2 * self.kU, k - 2 * kn - kL
-        A = [
-            [-L[i] * L[j] * dot(row, self.U[j]) << g for j in range(i + 1)]
-            for i, row in enumerate(self.U)
-        ]
+        A = [[-L[i] * L[j] * dot(row, U[j]) << g for j in range(i + 1)] for i, row in enumerate(U)]
         for i, row in enumerate(A):
             row[i] += norm * norm * L[i] << d
         if not is_semidefinite(A):
@@ -97,10 +88,11 @@ class Exact:
         w, u, b = k - self.kW - kz, k - self.kU - kx, k - self.kb
 
         def each() -> Iterator[tuple[int, int]]:
-            for i in range(self.n):
-                middle = (dot(self.W_off[i], z_sum) << w) + (dot(self.U[i], x_sum) << u)
-                middle += self.b[i] << b + 1
-                radius = (dot(self.W_abs[i], z_width) << w) + (dot(self.U_abs[i], x_width) << u)
+            middles = zip(self.W_off.times(z_sum), self.U.times(x_sum), self.b, strict=True)
+            radii = zip(self.W_off.sizes_times(z_width), self.U.sizes_times(x_width), strict=True)
+            for (z, x, bias), (z_radius, x_radius) in zip(middles, radii, strict=True):
+                middle = (z << w) + (x << u) + (bias << b + 1)
+                radius = (z_radius << w) + (x_radius << u)
                 yield middle - radius, middle + radius
 
         return each(), k
@@ -116,5 +108,12 @@ class Exact:
         return middle - radius, middle + radius, k
 
 
-def _rows(values: list[int], width: int) -> list[list[int]]:
-    return [values[i : i + width] for i in range(0, len(values), width)]
+def _expanded(A: Matrix, n: int) -> list[list[int]]:
+    """The n rows of a matrix; a large one that is not stored so is refused."""
+    most, entries = _EXPANDED
+    if not isinstance(A, Rows) and (n > most or n * A.columns > entries):
+        raise NotValidError(
+            f"monotone is not checked of convolutions from {A.columns} to {n} numbers: at most"
+            f" {most} rows and {entries} entries are expanded; claim an eta, if there is one"
+        )
+    return A.rows

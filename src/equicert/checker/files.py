@@ -263,7 +263,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
             code, size = {"F32": ("f", 4), "F64": ("d", 8)}[entry["dtype"]]
             if not all(type(v) is int and 0 <= v <= len(raw) for v in (*shape, begin, end)):
                 raise ValueError("its shape and offsets must be sizes")
-            if len(shape) > 2 or end - begin != math.prod(shape) * size or end > len(data):
+            if len(shape) > 4 or end - begin != math.prod(shape) * size or end > len(data):
                 raise ValueError(f"shape and bytes {begin}..{end} do not agree")
         except (KeyError, TypeError, ValueError) as error:
             reason = f"tensor {name[:80]!r} has a bad entry, {one_line(error)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ def _floats(path: Path, name: str, value: Any, lengths: tuple[int, ...]) -> arra
     return found
 
 
-def read_inputs(folder: Path, claim: Claim, r: int) -> Iterator[array[float]]:
+def read_inputs(folder: Path, claim: Claim, r: int) -> Generator[array[float], None, None]:
     """The rows of `inputs.npz` in turn; at the end of them their digest is compared."""
     path, row = folder / "inputs.npz", 8 * r
     if not 0 <= claim.count <= INPUT_BYTES // row:

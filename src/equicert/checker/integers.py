@@ -27,13 +27,14 @@ def scaled(values: Sequence[float]) -> tuple[list[int], int]:
     """
     used = [math.frexp(v)[1] for v in values if v]
     span = max(used, default=0) - min(0, min(used, default=0) - 53)
-    _require_memory(len(values), span)
+    require_memory(len(values), span)
     ratios = [v.as_integer_ratio() for v in values]
     k = max((d for _, d in ratios), default=1).bit_length() - 1
     return [m << k + 1 - d.bit_length() for m, d in ratios], k
 
 
-def _require_memory(count: int, bits: int) -> None:
+def require_memory(count: int, bits: int) -> None:
+    """Refuse so many integers of so many digits."""
     if count * (36 + bits // 7) > _MEMORY:
         raise UnreadableError(f"{count} numbers of {bits} binary digits are too many")
 
@@ -80,7 +81,7 @@ class Packed:
     def _packed(self, width: int) -> tuple[list[int], int]:
         """The rows, and 2^(width - 1) in every digit."""
         if width not in self._of_width:
-            _require_memory(len(self.rows) * self.columns, width)
+            require_memory(len(self.rows) * self.columns, width)
             step, half = width // 8, 1 << width - 1
             offset = int.from_bytes(half.to_bytes(step, "little") * self.columns, "little")
             packed = [

@@ -103,15 +103,14 @@ class Node:
             mu[form.neuron] += form.sign << kl
             indices = [i for i, weight in enumerate(mu) if weight]
             weights = [mu[i] for i in indices]
-        W, U = exact.packed
-        p, kp = W.combination(indices, weights), kl + exact.kW
+        p, kp = exact.W_off.combination(indices, weights), kl + exact.kW
         if form.a is not None:
             most = max(kp, exact.kC)
             p = [(v << most - kp) + (a << most - exact.kC) for v, a in zip(p, form.a, strict=True)]
             kp = most
         rest = (
             self._constants(form, indices, weights, kl),
-            self._inputs(U.combination(indices, weights), kl),
+            self._inputs(exact.U.combination(indices, weights), kl),
         )
         return self._compare(p, [v << kp - kl for v in own], kp, rest, wanted, strict)
 

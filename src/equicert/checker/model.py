@@ -10,18 +10,19 @@ from pathlib import Path
 
 from equicert.checker.files import Array, UnreadableError, read_npz_model, read_safetensors
 from equicert.checker.functions import Function, parse
+from equicert.checker.structures import Matrix, matrix, names, split
 
-_TENSORS = ("W", "U", "b", "C", "c")
+_REST = ("b", "C", "c")
 _HINTS = ("eta", "Lambda")  # a prover's; nothing here needs them
-_METADATA = {"format": "equicert-1", "structure": "dense"}
+_FORMAT = "equicert-1"
 
 
 @dataclass(frozen=True)
 class Model:
     """`z = phi(W z + U x + b)`, `y = C z + c`, with the stored weights in C order."""
 
-    W: array[float]  # (n, n)
-    U: array[float]  # (n, r)
+    W: Matrix  # (n, n)
+    U: Matrix  # (n, r)
     b: array[float]  # (n,)
     C: array[float]  # (q, n)
     c: array[float]  # (q,)
@@ -36,7 +37,7 @@ class Model:
     @property
     def r(self) -> int:
         """The number of inputs."""
-        return len(self.U) // len(self.b)
+        return self.U.columns
 
     @property
     def q(self) -> int:
@@ -45,13 +46,15 @@ class Model:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over structure, activation, and the weights as little-endian float64."""
-        n, r, q = self.n, self.r, self.q
-        shapes = {"W": (n, n), "U": (n, r), "b": (n,), "C": (q, n), "c": (q,)}
-        sha = hashlib.sha256(f"equicert-model-1;W:dense;U:dense;phi:{self.activation}".encode())
-        for name, shape in shapes.items():
-            sha.update(f";{name}:<f8:{shape}:".encode())
-            sha.update(little_endian(getattr(self, name)))
+        """SHA-256 over structures, activation, and the weights as little-endian float64."""
+        n, q = self.n, self.q
+        tensors = self.W.tensors("W") | self.U.tensors("U")
+        tensors |= {"b": Array((n,), self.b), "C": Array((q, n), self.C), "c": Array((q,), self.c)}
+        text = f"W:{self.W.structure};U:{self.U.structure};phi:{self.activation}"
+        sha = hashlib.sha256(f"equicert-model-1;{text}".encode())
+        for name, tensor in tensors.items():
+            sha.update(f";{name}:<f8:{tensor.shape}:".encode())
+            sha.update(little_endian(tensor.values))
         return sha.hexdigest()
 
 
@@ -71,10 +74,12 @@ def read_model(path: Path, activation: str | None = None) -> Model:
     """
     if path.suffix.lower() == ".npz":
         arrays, text = read_npz_model(path)
+        structures = "dense", "dense"
     elif path.suffix.lower() == ".safetensors":
         arrays, text = read_safetensors(path)
-        if any(text.get(key) != value for key, value in _METADATA.items()):
-            raise UnreadableError(f"{path}: its metadata do not say {_METADATA}")
+        if text.get("format") != _FORMAT:
+            raise UnreadableError(f"{path}: its metadata do not say that its format is {_FORMAT}")
+        structures = split(str(path), text.get("structure"))
     else:
         raise UnreadableError(f"{path}: a model ends in .safetensors or .npz")
     found, asked = text.get("activation"), activation
@@ -83,27 +88,35 @@ def read_model(path: Path, activation: str | None = None) -> Model:
     spec, phi = parse(asked if found is None else found)  # type: ignore[arg-type]
     if asked is not None and parse(asked)[0] != spec:
         raise UnreadableError(f"{path} has the activation {spec}, asked for was {asked[:80]}")
-    model = Model(**_checked(path, arrays), activation=spec, phi=phi)
+    model = _model(path, arrays, structures, spec, phi)
     if text.get("digest", model.digest) != model.digest:
         raise UnreadableError(f"{path}: its weights do not have the digest stored beside them")
     return model
 
 
-def _checked(path: Path, arrays: dict[str, Array]) -> dict[str, array[float]]:
-    """The five arrays, finite and of shapes that fit."""
-    missing = [name for name in _TENSORS if name not in arrays]
-    unknown = [name[:80] for name in arrays if name not in (*_TENSORS, *_HINTS)]
+def _model(
+    path: Path, arrays: dict[str, Array], structures: tuple[str, str], spec: str, phi: Function
+) -> Model:
+    """The arrays that belong to the structures, finite and of shapes that fit."""
+    W_names, U_names = map(names, "WU", structures)
+    wanted = (*W_names, *U_names, *_REST)
+    missing = [name[:80] for name in wanted if name not in arrays]
+    unknown = [name[:80] for name in arrays if name not in (*wanted, *_HINTS)]
     if missing or unknown:
         raise UnreadableError(f"{path}: arrays missing: {missing}, unknown: {unknown[:5]}")
-    shape = {name: value.shape for name, value in arrays.items()}
-    n, q, r = shape["b"][:1], shape["c"][:1], shape["U"][1:]
-    wanted = {"W": n + n, "U": n + r, "b": n, "C": q + n, "c": q}
-    wanted |= {name: n for name in _HINTS if name in arrays}
-    for name, right in wanted.items():
-        if shape[name] != right or 0 in right:
-            raise UnreadableError(f"{path}: {name} has shape {shape[name]}, not {right}")
-        if not all(map(math.isfinite, arrays[name].values)):
+    for name, value in arrays.items():
+        if not all(map(math.isfinite, value.values)):
             raise UnreadableError(f"{path}: {name} has a NaN or infinite entry")
-    if not len(n) == len(q) == len(r) == 1:
-        raise UnreadableError(f"{path}: b and c must be vectors, W, U and C matrices")
-    return {name: arrays[name].values for name in _TENSORS}
+    W = matrix(f"{path}: W", structures[0], [arrays[name] for name in W_names], square=True)
+    U = matrix(f"{path}: U", structures[1], [arrays[name] for name in U_names], square=False)
+    b, C, c = (arrays[name] for name in _REST)
+    n, q = b.shape, c.shape
+    if len(n) != 1 or len(q) != 1:
+        raise UnreadableError(f"{path}: b and c must be vectors, not of shapes {n} and {q}")
+    found = {"W": (W.rows, W.columns), "U": (U.rows, U.columns), "C": C.shape}
+    found |= {name: arrays[name].shape for name in _HINTS if name in arrays}
+    right = {"W": n + n, "U": (*n, U.columns), "C": q + n, "eta": n, "Lambda": n}
+    for name, shape in found.items():
+        if shape != right[name] or 0 in shape:
+            raise UnreadableError(f"{path}: {name} has shape {shape}, not {right[name]}")
+    return Model(W, U, b.values, C.values, c.values, spec, phi)

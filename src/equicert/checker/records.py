@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -111,7 +111,7 @@ class Records:
     def __init__(self, folder: Path, model: Model) -> None:
         self.path, self.model, self.dropped = folder / "certificates.bin", model, False
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Generator[Record, None, None]:
         regular(self.path)
         last, begin = -1, len(MAGIC)
         with self.path.open("rb") as stream:

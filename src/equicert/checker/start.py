@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from operator import add, sub
+from operator import add, mul, sub
 
 from equicert.checker.exact import Exact
 from equicert.checker.files import NotValidError, UnreadableError
@@ -107,12 +107,10 @@ def _residual(
     """W phi(t) + U x0 + b - t."""
     (x, kx), (t_, kt) = scaled(x0), scaled(t)
     k = max(exact.kW + kc, exact.kU + kx, exact.kb, kt)
-    w, u, b, own = k - exact.kW - kc, k - exact.kU - kx, k - exact.kb, k - kt
-    rows = zip(exact.W_off, exact.diagonal, c, exact.U, exact.b, t_, strict=True)
-    return [
-        (dot(W, c) + d * v << w) + (dot(U, x) << u) + (bias << b) - (s << own)
-        for W, d, v, U, bias, s in rows
-    ], k
+    w, u, b, shift = k - exact.kW - kc, k - exact.kU - kx, k - exact.kb, k - kt
+    own = map(mul, exact.diagonal, c)
+    rows = zip(exact.W_off.times(c), own, exact.U.times(x), exact.b, t_, strict=True)
+    return [(z + d << w) + (v << u) + (bias << b) - (s << shift) for z, d, v, bias, s in rows], k
 
 
 def _squared_half_widths(inputs: Box, x0: list[float]) -> tuple[int, int]:
