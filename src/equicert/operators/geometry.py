@@ -18,7 +18,7 @@ _SPELLING = re.compile(
     r"convolution (\d{1,9})x(\d{1,9})x(\d{1,9}) stride (\d{1,9}) (zeros|circular)"
     r" (\d{1,9}) (\d{1,9}) (\d{1,9}) (\d{1,9})"
 )
-_LARGEST = 2**27  # numbers, 1 GiB, of an image within its margins
+_LARGEST = 2**22  # numbers of an image within its margins; the checker takes no more
 
 
 class Image(NamedTuple):
