@@ -98,7 +98,7 @@ def test_it_approaches_the_relaxation_and_is_never_above(net: Network) -> None:
 @pytest.mark.long
 @EACH
 def test_run_long_it_reaches_the_relaxation(net: Network) -> None:
-    reached(net, (Ascent(30_000, 0.2), Ascent(3000, 0.02)), 1e-4)
+    reached(net, (Ascent(30_000, 0.2), Ascent(30_000, 0.02), Ascent(10_000, 0.005)), 1e-4)
 
 
 @EACH
