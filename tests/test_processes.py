@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -94,6 +97,48 @@ def test_a_process_that_ends_is_an_error() -> None:
     job = Certification(Ending(), 0.25)
     with pytest.raises(EquicertError, match="a process ended before its work was done"):
         list(chunks_of(job, NETWORK, samples(4), 1, 2))
+
+
+SCRIPT = """
+import torch
+from equicert.bounds import Auto
+from equicert.certify_run import Certification
+from equicert.jobs import Samples
+from equicert.models import load_model
+from equicert.processes import chunks_of
+
+if __name__ == "__main__":
+    network = load_model("model.safetensors")
+    x = torch.zeros(10_000, network.inputs, dtype=torch.float64)
+    given = Samples(x, torch.zeros(len(x), dtype=torch.int64), None, "zeros", "0" * 64)
+    for _ in chunks_of(Certification(Auto(), 0.25), network, given, 1, 2):
+        print("one", flush=True)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc of Linux")
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    save_model(tmp_path / "model.safetensors", NETWORK)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "script.py"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"one\n"
+        found = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        workers = [Path(f"/proc/{child}") for child in found]
+        parent.kill()
+    assert len(workers) >= 2
+    limit = time.monotonic() + 30
+    while any(_runs(worker) for worker in workers) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert not any(_runs(worker) for worker in workers)
+
+
+def _runs(process: Path) -> bool:
+    try:
+        return "State:\tZ" not in (process / "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_errors_are_those_of_one_process() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import pickle
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -80,11 +82,20 @@ _shared: dict[str, _Work] = {}  # of a worker: one entry
 
 def _begin(given: bytes, deadline: float) -> None:
     """Once a process: what all its batches share."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     job, network, domain, data, digest = pickle.loads(given)  # noqa: S301 - our own
     nothing = torch.zeros(0)
     about = Samples(nothing, nothing, domain, data, digest)
     _shared["work"] = job, network, about, deadline
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed tells nobody, and its workers would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _decide(x: object, y: object) -> bytes:
