@@ -8,7 +8,8 @@ import hypothesis
 import pytest
 import torch
 
-from equicert.data import load_data
+import studies
+from equicert.data import DataSet, load_data
 from equicert.models import load_model
 from equicert.stored import StoredNetwork
 
@@ -51,6 +52,12 @@ def problems_dir() -> Path:
 def foreign(problems_dir: Path) -> StoredNetwork:
     """Return a monotone network that this project did not train."""
     return load_model(problems_dir / "networks" / "mondeq_mnist_fc40.npz")
+
+
+@pytest.fixture(scope="module", name="blobs")
+def small_data() -> DataSet:
+    """Return three classes on the unit square."""
+    return studies.blobs()
 
 
 def _outside_folder(variable: str, name: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 from torch import Tensor
 
+from convolutions import Stored
 from equicert import write_certificates
 from equicert.attacks import PGD
 from equicert.bounds import Complete, Interval
@@ -44,19 +44,10 @@ def eighths(*shape: int, seed: int) -> Tensor:
 
 def defined(A: Convolution) -> Tensor:
     """The matrix, entry by entry from the definition."""
-    g, kernel = A.geometry, A.kernel
-    _, channels, kh, kw = kernel.shape
-    _, height, width = g.image
-    found = torch.zeros(A.shape, dtype=kernel.dtype)
-    taps = itertools.product(*map(range, A.output), *map(range, (channels, kh, kw)))
-    for o, y, x, c, i, j in taps:
-        row, column = y * g.stride + i - g.margins.top, x * g.stride + j - g.margins.left
-        if g.circular:
-            row, column = row % height, column % width
-        if 0 <= row < height and 0 <= column < width:
-            n = (o * A.output.height + y) * A.output.width + x
-            found[n, (c * height + row) * width + column] += kernel[o, c, i, j]
-    return found if A.own is None else found.fill_diagonal_(0) + torch.diag(A.own)
+    g, own = A.geometry, None if A.own is None else A.own.numpy()
+    padding = "circular" if g.circular else "zeros"
+    held = Stored(g.image, A.kernel.numpy(), g.margins, padding, g.stride, own)
+    return torch.tensor(held.expanded())
 
 
 @st.composite

@@ -52,12 +52,6 @@ FORMS = (PRINTED, PER_MARGIN, INTERVAL)
 ATTACKED = name_of_lambda(1e-3)
 
 
-@pytest.fixture(scope="module", name="blobs")
-def small_data() -> DataSet:
-    """Three classes on the unit square."""
-    return studies.blobs()
-
-
 @pytest.fixture(scope="module")
 def whole(blobs: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a study that was never interrupted."""

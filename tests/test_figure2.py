@@ -47,12 +47,6 @@ TINY = Figure2(
 ONE = replace(TINY, seeds=1)
 
 
-@pytest.fixture(scope="module", name="blobs")
-def small_data() -> DataSet:
-    """Three classes on the unit square."""
-    return studies.blobs()
-
-
 @pytest.fixture(scope="module")
 def whole(blobs: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a study that was never interrupted."""

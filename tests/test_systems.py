@@ -62,12 +62,6 @@ THREE = (
 TINY = Systems(THREE, seeds=1, radii=(0.0, *TABLE), limit=15, attacked=6, pgd=PGD(3))
 
 
-@pytest.fixture(scope="module", name="blobs")
-def small_data() -> DataSet:
-    """Three classes on the unit square."""
-    return studies.blobs()
-
-
 @pytest.fixture(scope="module")
 def whole(blobs: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a study that was never interrupted."""

@@ -29,7 +29,7 @@ from equicert.stored import StoredNetwork
 
 _FORMAT = "equicert-1"
 _OPERATORS: Final = ("W", "U")
-_TENSORS = {"b": 1, "C": 2, "c": 1}  # and how many dimensions each has
+_TENSORS = ("b", "C", "c")
 _HINTS = ("eta", "Lambda")  # of the proofs of well-posedness: optional, and never believed
 _OWN_METADATA = ("format", "structure", "activation", "digest")
 
@@ -140,18 +140,15 @@ class _Contents:
 
 def _network(contents: _Contents, phi: Activation) -> StoredNetwork:
     """The network of these tensors; whether they fit one another is checked on the way."""
-    arrays, operators = contents.arrays, dict[str, Operator]()
+    arrays, operators = dict(contents.arrays), dict[str, Operator]()
     for name, structure in contents.structure.items():
         sizes = structures.tensors_of(structure)
-        parts = {key: exact(name + key, arrays[name + key], d) for key, d in sizes.items()}
+        parts = {key: exact(name + key, arrays.pop(name + key), d) for key, d in sizes.items()}
         try:
             operators[name] = structures.operator_of(structure, parts)
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from error
-    vectors = {name: exact(name, arrays[name], d) for name, d in _TENSORS.items()}
-    hints = {name: exact(name, arrays[name], 1) for name in _HINTS if name in arrays}
-    W, U = (operators[name] for name in _OPERATORS)
-    return StoredNetwork(W, U, **vectors, **hints, activation=phi)
+    return StoredNetwork.from_arrays(**operators, **arrays, activation=phi)
 
 
 def _names(structure: Mapping[str, str]) -> tuple[str, ...]:

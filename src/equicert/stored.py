@@ -79,8 +79,8 @@ class StoredNetwork:
     @classmethod
     def from_arrays(
         cls,
-        W: Any,  # (n, n)
-        U: Any,  # (n, r)
+        W: Any,  # (n, n), or an operator
+        U: Any,  # (n, r), or an operator
         b: Any,  # (n,)
         C: Any,  # (q, n)
         c: Any,  # (q,)
@@ -88,7 +88,7 @@ class StoredNetwork:
         eta: Any = None,  # (n,) or None
         Lambda: Any = None,  # (n,) or None
     ) -> StoredNetwork:
-        """A dense network from arrays or tensors, float32 or float64, each entry kept exactly.
+        """A network from arrays or tensors, float32 or float64, each entry kept exactly.
 
         Raises:
             ModelError: wrong shape or dtype, a NaN or infinite entry, an activation that no
@@ -98,8 +98,8 @@ class StoredNetwork:
         if not isinstance(phi, Activation):
             raise ModelError(f"activation must be a name or an Activation, got {activation!r}")
         return cls(
-            Dense(exact("W", W, 2)),
-            Dense(exact("U", U, 2)),
+            W if isinstance(W, Operator) else Dense(exact("W", W, 2)),
+            U if isinstance(U, Operator) else Dense(exact("U", U, 2)),
             exact("b", b, 1),
             exact("C", C, 2),
             exact("c", c, 1),

@@ -202,12 +202,7 @@ class Search:
         self._choose_forms(nodes)
         rows = lagrangian.prepared(self.task.rows(nodes.form, nodes.lo, nodes.hi))
         needed = -constant[nodes.form]
-        value, multiplier = adjoint_start(lagrangian, rows)
-        before = lagrangian.value(rows, nodes.multiplier)
-        better = ~(value > before)
-        value = torch.where(better, before, value)
-        multiplier = torch.where(better[:, None], nodes.multiplier, multiplier)
-        start = value, multiplier
+        start = adjoint_start(lagrangian, rows, nodes.multiplier)
         value, multiplier, _ = ascent.run(lagrangian, rows, start, needed, self._deadline)
         nodes.value, nodes.multiplier = value - needed, multiplier
         closed = torch.zeros_like(needed, dtype=torch.bool)

@@ -111,13 +111,8 @@ def _proposed(
     lagrangian: Lagrangian, rows: Rows, kept: Tensor | None, ascent: Ascent, deadline: float
 ) -> Tensor:  # (batch, n)
     rows = lagrangian.prepared(rows)
-    value, multiplier = adjoint_start(lagrangian, rows)
-    if kept is not None:
-        before = lagrangian.value(rows, kept)
-        better = before > value
-        value = torch.where(better, before, value)
-        multiplier = torch.where(better[:, None], kept, multiplier)
-    found = ascent.run(lagrangian, rows, (value, multiplier), deadline=deadline)[1]
+    start = adjoint_start(lagrangian, rows, kept)
+    found = ascent.run(lagrangian, rows, start, deadline=deadline)[1]
     return rounded(found, BITS)
 
 

@@ -13,7 +13,7 @@ from equicert.bounds.leaf import settle
 from equicert.bounds.lemmas import Tightened, proved_multiplier, tighten
 from equicert.bounds.nodes import Nodes, Task
 from equicert.proofs import Leaf, Start, Step, TreeProof
-from equicert.relaxation import Ascent, PiecewiseLinear, Rows, adjoint_start
+from equicert.relaxation import Ascent, PiecewiseLinear, adjoint_start
 from equicert.rounding import down
 
 ROOT, CHILD = Ascent(100), Ascent(50)
@@ -81,23 +81,13 @@ class Sample:
         task, bounds = self.task, self.bounds
         rows = task.lagrangian.prepared(task.rows(forms, bounds.lo, bounds.hi))
         needed = -task.objectives.constant[forms]
-        start = self._start(rows, forms)
+        start = adjoint_start(task.lagrangian, rows, self.multiplier[forms])
         _, found, _ = ascent.run(task.lagrangian, rows, start, needed, deadline)
         value, exact = proved_multiplier(task.lagrangian, rows, found, needed)
         value = down(value - needed)
         better = value > self.lower[forms]
         self.lower[forms[better]], self.multiplier[forms[better]] = value[better], exact[better]
         self.nodes += len(forms)
-
-    def _start(self, rows: Rows, forms: Tensor) -> tuple[Tensor, Tensor]:
-        value, multiplier = adjoint_start(self.task.lagrangian, rows)
-        before = self.multiplier[forms]
-        known = self.task.lagrangian.value(rows, before)
-        better = known > value  # false where NaN
-        return (
-            torch.where(better, known, value),
-            torch.where(better[:, None], before, multiplier),
-        )
 
     def tighten(self, rounds: int, deadline: float = math.inf) -> None:
         """Lemmas, and the forms bounded again."""

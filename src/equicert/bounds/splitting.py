@@ -55,9 +55,8 @@ def _bounds_after(
     """What a part's bound is at the parent's multiplier or at its own adjoint start."""
     form = torch.cat([nodes.form, nodes.form])
     rows = task.rows(form, *parts(task, nodes, neuron, which))
-    rows = task.lagrangian.prepared(rows)
-    before = task.lagrangian.value(rows, torch.cat([nodes.multiplier, nodes.multiplier]))
-    value = torch.fmax(adjoint_start(task.lagrangian, rows)[0], before)
+    known = torch.cat([nodes.multiplier, nodes.multiplier])
+    value, _ = adjoint_start(task.lagrangian, rows, known)
     return (value + task.objectives.constant[form]).nan_to_num(-_LOST, _LOST, -_LOST).reshape(2, -1)
 
 

@@ -28,10 +28,11 @@ _CHECKED = 4  # steps between looks at which rows are done
 def adjoint_start(
     lagrangian: Lagrangian,
     rows: Rows,
+    known: Tensor | None = None,  # (batch, n)
 ) -> tuple[Tensor, Tensor]:  # (batch,), (batch, n)
-    """lambda = h(p) at the adjoint solution, or 0 in the rows where that gives the better bound.
+    """lambda = h(p) at the adjoint solution, 0, or the one known: in each row the best of them.
 
-    With the bound that it gives, in plain floating point.
+    Behind the bound that it gives, in plain floating point.
     """
     rows = lagrangian.prepared(rows)
     low, high = lagrangian.graph.lines(rows.lo, rows.hi)
@@ -50,7 +51,13 @@ def adjoint_start(
     zero = torch.zeros_like(multiplier)
     value, at_zero = lagrangian.value(rows, multiplier), lagrangian.value(rows, zero)
     better = value > at_zero  # false where NaN
-    return torch.where(better, value, at_zero), torch.where(better[:, None], multiplier, zero)
+    value = torch.where(better, value, at_zero)
+    multiplier = torch.where(better[:, None], multiplier, zero)
+    if known is None:
+        return value, multiplier
+    before = lagrangian.value(rows, known)
+    better = (before > value) | value.isnan()
+    return torch.where(better, before, value), torch.where(better[:, None], known, multiplier)
 
 
 def _some(part: Tensor, rows: Tensor) -> Tensor:

@@ -60,6 +60,12 @@ class Weight(nn.Module, ABC):
         return prove_contraction(W, self.eta())
 
 
+def check_gamma(gamma: float) -> None:
+    """Raise ConfigError unless gamma is a finite number below 1."""
+    if not gamma < 1 or gamma == -torch.inf:
+        raise ConfigError(f"gamma must be a finite number below 1, got {gamma!r}")
+
+
 def square(states: int, scale: float) -> nn.Parameter:
     """An (n, n) parameter, its entries uniform on `[-scale/sqrt(n), scale/sqrt(n)]`.
 

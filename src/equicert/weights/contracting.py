@@ -7,10 +7,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from equicert.errors import ConfigError, ModelError
+from equicert.errors import ModelError
 from equicert.norms import row_measures
 from equicert.operators import Dense
-from equicert.weights.base import Weight, square
+from equicert.weights.base import Weight, check_gamma, square
 
 
 @final
@@ -33,8 +33,7 @@ class Contracting(Weight):
 
     def __init__(self, states: int, gamma: float = 0.0, scale: float = 1.0) -> None:
         super().__init__()
-        if not gamma < 1 or gamma == -torch.inf:
-            raise ConfigError(f"gamma must be a finite number below 1, got {gamma!r}")
+        check_gamma(gamma)
         self.gamma = gamma
         self.T = square(states, scale)
         self.log_eta = nn.Parameter(torch.zeros(states))

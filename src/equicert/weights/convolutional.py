@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from equicert.errors import ConfigError
 from equicert.operators import Convolution, Geometry, Image, Margins
-from equicert.weights.base import Weight
+from equicert.weights.base import Weight, check_gamma
 
 
 @final
@@ -48,8 +48,7 @@ class Convolutional(Weight):
         scale: float = 1.0,
     ) -> None:
         super().__init__()
-        if not gamma < 1 or gamma == -torch.inf:
-            raise ConfigError(f"gamma must be a finite number below 1, got {gamma!r}")
+        check_gamma(gamma)
         if kernel_size < 1 or min(image) < 1:
             raise ConfigError(f"an image and a kernel have entries, got {image}, {kernel_size}")
         self.gamma = gamma

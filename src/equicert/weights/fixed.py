@@ -7,14 +7,15 @@ from typing import final
 from torch import Tensor
 
 from equicert.contraction import Contraction
-from equicert.monotonicity import Monotone, prove_monotone
+from equicert.monotonicity import Monotone
 from equicert.operators import Dense, Operator
 from equicert.weights.base import Weight
 from equicert.weights.free import Free
+from equicert.weights.given import Given
 
 
 @final
-class Fixed(Weight):
+class Fixed(Given):
     """`W`, without parameters: gradients reach x, U, b, C and c only.
 
     Args:
@@ -29,15 +30,10 @@ class Fixed(Weight):
         eta: Tensor | None = None,  # (n,)
         Lambda: Tensor | None = None,  # (n,)
     ) -> None:
-        super().__init__()
+        super().__init__(eta, Lambda)
         self._form = W.detach()
         for name, tensor in self._form.tensors().items():
             self.register_buffer(_buffer(name), tensor)
-        self.hint: Tensor | None
-        self.metric: Tensor | None
-        self.register_buffer("hint", eta)
-        self.register_buffer("metric", Lambda)
-        self.monotone = Lambda is not None
 
     def forward(self) -> Operator:
         moved = {
@@ -45,15 +41,6 @@ class Fixed(Weight):
             for name, tensor in self._form.tensors().items()
         }
         return self._form.map(lambda tensor: moved[id(tensor)])
-
-    def eta(self) -> Tensor | None:  # (n,)
-        return self.hint
-
-    def proof(
-        self,
-        W: Operator,  # (n, n)
-    ) -> Contraction | Monotone:
-        return prove_monotone(W, self.metric) if self.monotone else super().proof(W)
 
 
 def weight_of(

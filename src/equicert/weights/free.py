@@ -6,14 +6,12 @@ from typing import final
 
 from torch import Tensor, nn
 
-from equicert.contraction import Contraction
-from equicert.monotonicity import Monotone, prove_monotone
-from equicert.operators import Dense, Operator
-from equicert.weights.base import Weight
+from equicert.operators import Dense
+from equicert.weights.given import Given
 
 
 @final
-class Free(Weight):
+class Free(Given):
     """`W` unconstrained. Nothing keeps it well-posed: each use proves it or raises.
 
     Args:
@@ -28,22 +26,8 @@ class Free(Weight):
         eta: Tensor | None = None,  # (n,)
         Lambda: Tensor | None = None,  # (n,)
     ) -> None:
-        super().__init__()
+        super().__init__(eta, Lambda)
         self.W = nn.Parameter(W.detach().clone())
-        self.hint: Tensor | None
-        self.metric: Tensor | None
-        self.register_buffer("hint", None if eta is None else eta.detach().clone())
-        self.register_buffer("metric", None if Lambda is None else Lambda.detach().clone())
-        self.monotone = Lambda is not None
 
     def forward(self) -> Dense:
         return Dense(self.W)
-
-    def eta(self) -> Tensor | None:  # (n,)
-        return self.hint
-
-    def proof(
-        self,
-        W: Operator,  # (n, n)
-    ) -> Contraction | Monotone:
-        return prove_monotone(W, self.metric) if self.monotone else super().proof(W)
