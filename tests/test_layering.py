@@ -20,7 +20,8 @@ FLOORS = {
     0: "checker kernels errors arrays norms activations scalar_roots boxes rounding definiteness",
     1: "operators",
     2: "enclosures contraction monotonicity weights solution policies problems solvers",
-    3: "implicit_diff materialised stored network sequential layers exact_outputs",
+    3: "implicit_diff materialised stored network trainable torch_layers propagation affine_maps"
+    " assembly layered sequential layers exact_outputs",
     4: "queries proofs relaxation targets falsifier witnesses bounds attacks lipschitz"
     " lipschitz_below conditions deployed properties conjunctions",
     5: "data mnist vectors models losses adversarial recipes runs settings schedules presets"

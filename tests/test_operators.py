@@ -17,7 +17,15 @@ import exact
 from equicert.activations import Tanh
 from equicert.contraction import prove_contraction
 from equicert.enclosures import Enclosure
-from equicert.operators import Convolution, Dense, Geometry, Image, Margins, Operator
+from equicert.operators import (
+    Convolution,
+    Dense,
+    Geometry,
+    Image,
+    Margins,
+    Operator,
+    stacked,
+)
 from equicert.rounding import gamma
 from equicert.stored import StoredNetwork
 
@@ -113,6 +121,39 @@ OPERATORS: dict[str, Callable[[], Operator]] = {
     ).transpose(),
     "convolution, own diagonal, transposed": lambda: with_own(
         convolution((2, 3, 2), (2, 2, 3, 2), circular=True)
+    ).transpose(),
+}
+
+
+OPERATORS |= {
+    "blocks, layers and an implicit one": lambda: stacked(
+        (10, 10),
+        [
+            (4, 0, convolution((1, 2, 2), (1, 1, 3, 3))),
+            (8, 4, Dense(entries(2, 4))),
+            (8, 8, Dense(entries(2, 2, seed=3))),
+        ],
+    ),
+    "blocks, implicit in front": lambda: stacked(
+        (6, 6),
+        [(0, 0, with_own(convolution((1, 2, 2), (1, 1, 3, 3)))), (4, 0, Dense(entries(2, 4)))],
+    ),
+    "blocks, a full cycle": lambda: stacked(
+        (5, 5),
+        [
+            (0, 2, Dense(entries(2, 3))),
+            (2, 0, Dense(entries(3, 2))),
+            (2, 2, Dense(entries(3, 3))),
+        ],
+    ),
+    "blocks, side by side": lambda: stacked(
+        (3, 7), [(0, 0, Dense(entries(3, 2))), (0, 3, Dense(entries(2, 4)))]
+    ),
+    "blocks, input": lambda: stacked(
+        (9, 4), [(0, 0, convolution((1, 2, 2), (2, 1, 3, 3), 2, Margins(1, 1, 1, 1)))]
+    ),
+    "blocks, transposed": lambda: stacked(
+        (8, 8), [(4, 0, convolution((1, 2, 2), (1, 1, 3, 3))), (4, 4, Dense(entries(4, 4)))]
     ).transpose(),
 }
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -23,9 +23,8 @@ from equicert.attacks.base import split_label
 from equicert.boxes import Domain
 from equicert.errors import InputError
 from equicert.losses import Loss, check_mixture
-from equicert.materialised import Materialised
-from equicert.network import ImplicitNetwork
 from equicert.queries import check_labels
+from equicert.trainable import Trainable
 
 
 @final
@@ -76,8 +75,8 @@ class SignAscent:
 
     def search(
         self,
-        network: ImplicitNetwork,
-        at: Materialised,
+        network: Trainable,
+        at: Any,  # of `materialise`
         x: Tensor,  # (batch, r)
         labels: Tensor,  # (batch,) int64, in range
         eps: float,
@@ -99,8 +98,8 @@ class SignAscent:
 
     def climb(
         self,
-        network: ImplicitNetwork,
-        at: Materialised,
+        network: Trainable,
+        at: Any,  # of `materialise`
         start: Tensor,  # (batch, r) in the box
         labels: Tensor,  # (batch,) int64
         box: tuple[Tensor, Tensor],  # (batch, r) each
@@ -116,7 +115,7 @@ class SignAscent:
 
 
 def adversarial_loss(
-    network: ImplicitNetwork,
+    network: Trainable,
     x: Tensor,  # (batch, r)
     labels: Tensor,  # (batch,) int64
     eps: float,
@@ -167,8 +166,8 @@ def adversarial_loss(
 
 
 def ascent_direction(
-    network: ImplicitNetwork,
-    at: Materialised,  # without history
+    network: Trainable,
+    at: Any,  # of `materialise`, without history
     x: Tensor,  # (batch, r)
     labels: Tensor,  # (batch,) int64
 ) -> Tensor:  # (batch, r)

@@ -53,6 +53,10 @@ class Contraction:
         """`1 - mu^+`, mu^+ = max(mu, 0), rounded down: the denominator of residual bounds."""
         return math.nextafter(1 - self.mu, 0.0) if self.mu > 0 else 1.0
 
+    def part(self, span: slice) -> Contraction:
+        """What it says of the principal submatrix of these states, whose row sums are no larger."""
+        return Contraction(self.eta[span], self.mu, self.rate, self.gaps[span], self.depth)
+
 
 def prove_contraction(
     W: Operator,  # (n, n)

@@ -6,15 +6,18 @@ import math
 from typing import Final
 
 import torch
+from torch import nn
 
 from equicert.activations import parse_activation
 from equicert.data import DataSet
 from equicert.errors import ConfigError, ModelError
+from equicert.layered import LayeredNetwork
 from equicert.network import ImplicitNetwork
 from equicert.operators import Geometry, Image, Margins
 from equicert.policies import Policy
 from equicert.schedules import TrainConfig
 from equicert.solvers import Anderson, Average, ForwardBackward, PeacemanRachford, Picard
+from equicert.torch_layers import module_of
 from equicert.weights import (
     LBEN,
     Contracting,
@@ -38,30 +41,78 @@ _SOLVERS: Final = {
 }
 
 
-def initial_network(data: DataSet, config: TrainConfig, policy: Policy) -> ImplicitNetwork:
-    """The network of the seed, whatever the process drew before or uses by default."""
+def initial_network(
+    data: DataSet, config: TrainConfig, policy: Policy
+) -> ImplicitNetwork | LayeredNetwork:
+    """The network of the seed, whatever the process drew before or uses by default.
+
+    Raises:
+        ConfigError: shapes that do not chain.
+    """
     default = torch.get_default_dtype()
     try:
         torch.set_default_dtype(DTYPES[config.dtype])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            into = initial_input_map(config, data.inputs)
-            states = None if into is None else into.states
-            return ImplicitNetwork(
-                data.inputs,
-                config.states if states is None else states.size,
-                data.classes,
-                activation=parse_activation(config.activation),
-                weight=initial_weight(config, states),
-                input_map=into,
-                input_gain=config.input_gain,
-                solver=_SOLVERS[config.solver],
-                tolerance=config.tolerance,
-                max_steps=config.max_steps,
-                on_unconverged=policy,
-            )
+            if not config.explicit:
+                return _block(data.inputs, data.classes, config, policy)
+            front, width = explicit_front(config, data.inputs)
+            block = _block(width, data.classes, config, policy)
+            return LayeredNetwork(nn.Sequential(*front, block), data.inputs)
     finally:
         torch.set_default_dtype(default)
+
+
+def _block(inputs: int, outputs: int, config: TrainConfig, policy: Policy) -> ImplicitNetwork:
+    into = initial_input_map(config, inputs)
+    states = None if into is None else into.states
+    return ImplicitNetwork(
+        inputs,
+        config.states if states is None else states.size,
+        outputs,
+        activation=parse_activation(config.activation),
+        weight=initial_weight(config, states),
+        input_map=into,
+        input_gain=config.input_gain,
+        solver=_SOLVERS[config.solver],
+        tolerance=config.tolerance,
+        max_steps=config.max_steps,
+        on_unconverged=policy,
+    )
+
+
+def explicit_front(config: TrainConfig, inputs: int) -> tuple[list[nn.Module], int]:
+    """The layers before the implicit block, as torch draws them, rows in and out; their width.
+
+    Raises:
+        ConfigError: the inputs are no such image, or a kernel is larger than what it reads.
+    """
+    phi, layers, width = parse_activation(config.activation), list[nn.Module](), inputs
+    batch = config.normalisation == "batch"
+    image = None
+    for k, (out, size, stride) in enumerate(config.explicit, 1):
+        if size is None:
+            layers += [nn.Flatten()] if image is not None else []
+            layers += [nn.Linear(width, out), *([nn.BatchNorm1d(out)] if batch else [])]
+            image, width = None, out
+        else:
+            if image is None:
+                image = _image(config, inputs)
+                layers.append(nn.Unflatten(1, tuple(image)))
+            padding = (size - 1) // 2
+            channels, *sides = image
+            sides = [(side + 2 * padding - size) // stride + 1 for side in sides]
+            if min(sides) < 1:
+                raise ConfigError(
+                    f"layer {k} of front has a kernel of {size}, larger than the image of"
+                    f" {image.height} x {image.width} that it reads; shorten front"
+                )
+            layers.append(nn.Conv2d(channels, out, size, stride, padding))
+            layers += [nn.BatchNorm2d(out)] if batch else []
+            image = Image(out, *sides)
+            width = image.size
+        layers.append(module_of(phi))
+    return [*layers, *([nn.Flatten()] if image is not None else [])], width
 
 
 def initial_input_map(config: TrainConfig, inputs: int) -> ConvolutionalInput | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 from equicert.boxes import Domain
 from equicert.errors import InputError
 from equicert.lipschitz import LipschitzBound
-from equicert.materialised import Materialised
 from equicert.network import ImplicitNetwork
+from equicert.trainable import Trainable
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class LipschitzLoss(Loss):
 
 
 def inclusion_loss(
-    network: ImplicitNetwork,
+    network: Trainable,
     x: Tensor,  # (batch, r)
     labels: Tensor,  # (batch,) int64
     eps: float,
@@ -125,8 +125,8 @@ def inclusion_loss(
 
 def loss_over(
     box: tuple[Tensor, Tensor],  # (batch, r) each
-    network: ImplicitNetwork,
-    at: Materialised,
+    network: Trainable,
+    at: Any,  # of `materialise`
     x: Tensor,  # (batch, r)
     labels: Tensor,  # (batch,) int64, in range
     kappa: float,  # in (0, 1]

@@ -13,11 +13,13 @@ from torch import Tensor
 from equicert.adversarial import SignAscent, adversarial_loss
 from equicert.bounds import Interval, Lipschitz, Method
 from equicert.boxes import Domain
+from equicert.errors import ConfigError
 from equicert.lipschitz import BOUNDS, LipschitzBound
 from equicert.losses import Loss, inclusion_loss, lipschitz_loss
 from equicert.network import ImplicitNetwork
 from equicert.schedules import Setting, TrainConfig
 from equicert.small_boxes import small_box_loss
+from equicert.trainable import Trainable
 
 
 class Recipe(ABC):
@@ -28,7 +30,7 @@ class Recipe(ABC):
     @abstractmethod
     def loss(
         self,
-        network: ImplicitNetwork,
+        network: Trainable,
         x: Tensor,  # (batch, r)
         labels: Tensor,  # (batch,) int64
         now: Setting,
@@ -68,7 +70,7 @@ class Inclusion(_OverBoxes):
 
     def loss(
         self,
-        network: ImplicitNetwork,
+        network: Trainable,
         x: Tensor,
         labels: Tensor,
         now: Setting,
@@ -90,7 +92,7 @@ class LipschitzPenalty(Recipe):
 
     def loss(
         self,
-        network: ImplicitNetwork,
+        network: Trainable,
         x: Tensor,
         labels: Tensor,
         now: Setting,
@@ -98,6 +100,8 @@ class LipschitzPenalty(Recipe):
         rng: np.random.Generator,
     ) -> Loss:
         del now, domain, rng  # nothing of this loss moves, and it knows no boxes
+        if not isinstance(network, ImplicitNetwork):
+            raise ConfigError("the lipschitz recipe trains one implicit block, no layers before it")
         return lipschitz_loss(network, x, labels, self.weight, self.bound)
 
     def moving(self, now: Setting) -> Mapping[str, float]:
@@ -120,7 +124,7 @@ class Adversarial(_OverBoxes):
 
     def loss(
         self,
-        network: ImplicitNetwork,
+        network: Trainable,
         x: Tensor,
         labels: Tensor,
         now: Setting,
@@ -149,7 +153,7 @@ class SmallBox(_OverBoxes):
 
     def loss(
         self,
-        network: ImplicitNetwork,
+        network: Trainable,
         x: Tensor,
         labels: Tensor,
         now: Setting,

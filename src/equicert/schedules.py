@@ -12,7 +12,15 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal, get_type_hints
 
 from equicert.errors import ConfigError, nearest
-from equicert.settings import ANYTHING, OWN_SETTINGS, RANGES, short, typed
+from equicert.settings import (
+    ANYTHING,
+    OWN_SETTINGS,
+    RANGES,
+    ExplicitLayer,
+    explicit_layers,
+    short,
+    typed,
+)
 
 # [J22] trains 40 epochs; its milestones keep their place in longer and shorter runs.
 _PUBLISHED_EPOCHS: Final = 40
@@ -51,8 +59,13 @@ class TrainConfig:
             by the nominal loss, inclusion with kappa = 0, or adversarially, and are certified by
             their l2 bound.
         hidden: number n of hidden units; of feed-forward weights, `layers` says it.
-        image: of convolutional weights: channels x height x width of the inputs, for example
-            "3x32x32"; default one square channel.
+        front: of contracting weights: explicit layers before the implicit block, the first one
+            first: CHANNELSxKERNEL/STRIDE a convolution (padded by (KERNEL - 1) // 2 on each side),
+            WIDTH a full layer, such as "16x4/2,32x4/2".
+        normalisation: of contracting weights with a front: "batch" normalises each explicit layer
+            by the statistics of the boxes' centres, which the trained network has folded in.
+        image: of convolutional weights and fronts: channels x height x width of the inputs, for
+            example "3x32x32"; default one square channel.
         channels: of convolutional weights: channels of the hidden units.
         kernel_size: of convolutional weights: of W's kernel.
         input_kernel_size: of convolutional weights: of U's kernel.
@@ -115,6 +128,8 @@ class TrainConfig:
     ] = "contracting"
     hidden: int = 100
     image: str | None = None
+    front: str | None = None
+    normalisation: Literal["none", "batch"] = "none"
     channels: int = 16
     kernel_size: int = 3
     input_kernel_size: int = 3
@@ -166,6 +181,7 @@ class TrainConfig:
                 raise ConfigError(f"{field.name} must be {allowed}, got {short(value)}")
         self._refuse_settings_of_others()
         self._check_layers()
+        self._check_front()
         start, end = self.milestone("ramp_start"), self.milestone("ramp_end")
         if start > end:
             raise ConfigError(
@@ -235,6 +251,26 @@ class TrainConfig:
         )
 
     @property
+    def explicit(self) -> tuple[ExplicitLayer, ...]:
+        """`front` as layers.
+
+        Raises:
+            ConfigError: it names none.
+        """
+        return explicit_layers(self.front)
+
+    def _check_front(self) -> None:
+        """Raise ConfigError where the front is unreadable, or missing for what belongs to it."""
+        layers = self.explicit
+        if not layers and self.normalisation != "none":
+            raise ConfigError("normalisation is that of explicit layers: set front, too")
+        convolves = self.weights == "convolutional" or (layers and layers[0].kernel_size)
+        if self.image is not None and not convolves:
+            raise ConfigError("image is for convolutions: set front to begin with one")
+        if layers and self.recipe == "lipschitz":
+            raise ConfigError("the lipschitz recipe bounds one implicit block: leave front out")
+
+    @property
     def states(self) -> int:
         """n, the number of hidden units."""
         return self.hidden if self.layers is None else sum(self.widths)
@@ -249,8 +285,11 @@ class TrainConfig:
         return asdict(self)
 
     def weight_settings(self) -> dict[str, Any]:
-        """The settings of the chosen weights."""
-        return {name: getattr(self, name) for name in OWN_SETTINGS["weights"][self.weights]}
+        """The settings of the chosen weights, of fronts only if there is one."""
+        own = OWN_SETTINGS["weights"][self.weights]
+        of_front = ("front", "normalisation", "image") if self.front is None else ()
+        names = own if self.weights == "convolutional" else (n for n in own if n not in of_front)
+        return {name: getattr(self, name) for name in names}
 
     def milestone(self, name: Literal["ramp_start", "ramp_end", "late_epoch"]) -> float:
         """A milestone in epochs: as set, else at the published fraction of `epochs`."""

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from equicert.activations import (
-    ELU,
-    Activation,
-    HardTanh,
-    Identity,
-    LeakyReLU,
-    ReLU,
-    Sigmoid,
-    Softplus,
-    Tanh,
-)
+from equicert.activations import Activation, Identity
 from equicert.errors import ModelError
 from equicert.network import ImplicitNetwork
 from equicert.stored import StoredNetwork
+from equicert.torch_layers import Entry, flat, module_of, torch_activation
 from equicert.weights import FeedForward
-
-# Beyond this, torch's Softplus returns its argument; float64 cannot tell the two apart from 40 on.
-_SOFTPLUS_THRESHOLD: Final = 40.0
-_LEAST_SOFTPLUS_THRESHOLD: Final = 20.0  # torch's default
 
 
 def from_sequential(module: nn.Sequential, **settings: Any) -> ImplicitNetwork:
@@ -102,7 +88,7 @@ def to_sequential(network: StoredNetwork, widths: Sequence[int]) -> nn.Sequentia
     biases = [*network.b.split(list(widths)), network.c]
     modules: list[nn.Module] = []
     for A, b in zip(matrices, biases, strict=True):
-        modules += [_linear(A, b), _module(network.activation)]
+        modules += [_linear(A, b), module_of(network.activation)]
     return nn.Sequential(*modules[:-1])
 
 
@@ -136,26 +122,15 @@ def _layer_blocks(
     return [W[place] for place in places]
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A layer of a Sequential, with its index as it is printed: "3", or "3.1" in a nested one."""
-
-    index: str
-    module: nn.Module
-
-    def refused(self, why: str) -> ModelError:
-        return ModelError(f"layer {self.index} ({type(self.module).__name__}) {why}")
-
-
 def _layers(module: nn.Sequential) -> tuple[list[nn.Linear], Activation]:
     """The Linear layers, checked to follow one another, and the activation between them."""
     if type(module) is not nn.Sequential:
         raise ModelError(f"a torch.nn.Sequential is needed, got {type(module).__name__}")
-    linear: list[tuple[_Entry, nn.Linear]] = []
+    linear: list[tuple[Entry, nn.Linear]] = []
     acting: Activation | None = None  # since the last Linear
     agreed: tuple[str, Activation] | None = None
-    entry: _Entry | None = None
-    for entry in _entries(module):
+    entry: Entry | None = None
+    for entry in flat(module):
         layer = entry.module
         if type(layer) is nn.Linear:
             _check_linear(entry, layer, linear[-1][1] if linear else None)
@@ -164,7 +139,7 @@ def _layers(module: nn.Sequential) -> tuple[list[nn.Linear], Activation]:
             linear.append((entry, layer))
             acting = None
             continue
-        found = _activation(entry)
+        found = torch_activation(entry)
         if found == Identity():
             continue
         if not linear:
@@ -187,16 +162,8 @@ def _layers(module: nn.Sequential) -> tuple[list[nn.Linear], Activation]:
     return [layer for _, layer in linear], agreed[1]
 
 
-def _entries(module: nn.Sequential, prefix: str = "") -> Iterator[_Entry]:
-    for index, layer in enumerate(module):
-        if type(layer) is nn.Sequential:
-            yield from _entries(layer, f"{prefix}{index}.")
-        else:
-            yield _Entry(f"{prefix}{index}", layer)
-
-
 def _agree(
-    agreed: tuple[str, Activation] | None, entry: _Entry, found: Activation
+    agreed: tuple[str, Activation] | None, entry: Entry, found: Activation
 ) -> tuple[str, Activation]:
     """The activation of all gaps so far, and the Linear before which it was first seen."""
     if agreed is not None and agreed[1] != found:
@@ -207,7 +174,7 @@ def _agree(
     return agreed or (entry.index, found)
 
 
-def _check_linear(entry: _Entry, layer: nn.Linear, before: nn.Linear | None) -> None:
+def _check_linear(entry: Entry, layer: nn.Linear, before: nn.Linear | None) -> None:
     kind = layer.weight.dtype
     if kind not in (torch.float32, torch.float64):
         raise entry.refused(f"has weights of type {kind}; convert the module with .float()")
@@ -223,88 +190,6 @@ def _check_linear(entry: _Entry, layer: nn.Linear, before: nn.Linear | None) -> 
             f"takes {layer.in_features} inputs, the Linear before it has {before.out_features}"
             " outputs; correct one of them"
         )
-
-
-def _activation(entry: _Entry) -> Activation:
-    """The activation that a layer is; Identity for one that changes nothing."""
-    read = _READ.get(type(entry.module))
-    if read is None:
-        known = ", ".join(kind.__name__ for kind in _READ)
-        raise entry.refused(f"has no implicit form here; known are Linear, {known}")
-    return read(entry)
-
-
-def _flatten(entry: _Entry) -> Activation:
-    layer: Any = entry.module
-    if (layer.start_dim, layer.end_dim) != (1, -1):
-        raise entry.refused("must flatten whole samples, start_dim=1 and end_dim=-1")
-    return Identity()
-
-
-def _dropout(entry: _Entry) -> Activation:
-    if entry.module.training:
-        raise entry.refused("is random in training mode; call .eval() on the module first")
-    return Identity()
-
-
-def _softplus(entry: _Entry) -> Activation:
-    layer: Any = entry.module
-    if layer.beta != 1 or layer.threshold < _LEAST_SOFTPLUS_THRESHOLD:
-        raise entry.refused(
-            f"has beta {layer.beta:g} and threshold {layer.threshold:g}; the softplus here is"
-            f" log(1 + exp(t)), beta 1 and a threshold of at least {_LEAST_SOFTPLUS_THRESHOLD:g}"
-        )
-    return Softplus()
-
-
-def _hard_tanh(entry: _Entry) -> Activation:
-    layer: Any = entry.module
-    if (layer.min_val, layer.max_val) != (-1, 1):
-        raise entry.refused(
-            f"clips to [{layer.min_val:g}, {layer.max_val:g}]; the one here clips to [-1, 1]"
-        )
-    return HardTanh()
-
-
-def _with_parameter(
-    kind: Callable[[float], Activation], name: str
-) -> Callable[[_Entry], Activation]:
-    def read(entry: _Entry) -> Activation:
-        try:
-            return kind(float(getattr(entry.module, name)))
-        except ModelError as error:
-            raise entry.refused(f"has no implicit form: {error}") from error
-
-    return read
-
-
-# Types are compared exactly: ReLU6, say, is a subclass of Hardtanh.
-_READ: Final[dict[type[nn.Module], Callable[[_Entry], Activation]]] = {
-    nn.ReLU: lambda _: ReLU(),
-    nn.LeakyReLU: _with_parameter(LeakyReLU, "negative_slope"),
-    nn.Tanh: lambda _: Tanh(),
-    nn.Sigmoid: lambda _: Sigmoid(),
-    nn.Softplus: _softplus,
-    nn.Hardtanh: _hard_tanh,
-    nn.ELU: _with_parameter(ELU, "alpha"),
-    nn.Identity: lambda _: Identity(),
-    nn.Flatten: _flatten,
-    nn.Dropout: _dropout,
-}
-
-
-def _module(activation: Activation) -> nn.Module:
-    """The layer of torch that computes an activation."""
-    match activation:
-        case LeakyReLU(slope):
-            return nn.LeakyReLU(slope)
-        case ELU(alpha):
-            return nn.ELU(alpha)
-        case Softplus():
-            return nn.Softplus(threshold=_SOFTPLUS_THRESHOLD)
-        case _:
-            plain = {ReLU: nn.ReLU, Tanh: nn.Tanh, Sigmoid: nn.Sigmoid, HardTanh: nn.Hardtanh}
-            return {**plain, Identity: nn.Identity}[type(activation)]()
 
 
 def _linear(

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any, Final, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 from equicert.errors import ConfigError
 
@@ -23,7 +24,7 @@ OWN_SETTINGS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "small-box": (*_RAMPED, "tau", "attack_steps", "attack_step_size"),
     },
     "weights": {
-        "contracting": ("hidden", "gamma"),
+        "contracting": ("hidden", "gamma", "front", "normalisation", "image"),
         "row-sum": ("hidden", "row_sum_bound"),
         "convolutional": (
             *("image", "channels", "kernel_size", "input_kernel_size", "stride", "padding"),
@@ -49,6 +50,9 @@ RANGES: Final[dict[str, _Range]] = {
     "gamma": ("finite and < 1", lambda v: -math.inf < v < 1),
     "row_sum_bound": ("in (0, 1)", lambda v: 0 < v < 1),
     "m": _POSITIVE,
+    "shift": ("an integer >= 0", lambda v: v >= 0),
+    "averaging": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "clip": _POSITIVE,
     "prescribed_lipschitz": _POSITIVE,
     "input_gain": _POSITIVE,
     "eps": _NOT_NEGATIVE,
@@ -91,6 +95,44 @@ def typed(name: str, value: object, hint: Any) -> object:
     kinds = {int: "an integer", float: "a number that float64 holds", str: "a text"}
     wanted = kinds[kind] if kind else f"one of {', '.join(options)}"
     raise ConfigError(f"{name} must be {wanted}, got {short(value)}")
+
+
+class ExplicitLayer(NamedTuple):
+    """A layer before the implicit block.
+
+    Attributes:
+        width: of its outputs, of a convolution its channels.
+        kernel_size: of a convolution; None for a matrix.
+        stride: of a convolution.
+    """
+
+    width: int
+    kernel_size: int | None = None
+    stride: int = 1
+
+
+_LAYER: Final = re.compile(r"([1-9]\d{0,5})(?:x([1-9]\d?)(?:/([1-9]\d?))?)?")
+
+
+def explicit_layers(text: str | None) -> tuple[ExplicitLayer, ...]:
+    """The layers of a text such as "16x4/2,32x4/2,256"; none of None.
+
+    Raises:
+        ConfigError: something else, or a convolution behind a matrix.
+    """
+    found = [_LAYER.fullmatch(part.strip()) for part in (text or "").split(",") if text is not None]
+    made = [_explicit(*match.groups()) for match in found if match]
+    kinds = [layer.kernel_size is None for layer in made]
+    if len(made) == len(found) and kinds == sorted(kinds):
+        return tuple(made)
+    raise ConfigError(
+        "front must be CHANNELSxKERNEL or CHANNELSxKERNEL/STRIDE for convolutions, then widths of"
+        f" full layers, separated by commas, such as 16x4/2,32x4/2,100; got {short(text)}"
+    )
+
+
+def _explicit(width: str, kernel: str | None, stride: str | None) -> ExplicitLayer:
+    return ExplicitLayer(int(width), None if kernel is None else int(kernel), int(stride or 1))
 
 
 def short(value: object) -> str:

@@ -18,12 +18,12 @@ from equicert.adversarial import SignAscent
 from equicert.boxes import Domain
 from equicert.errors import InputError
 from equicert.losses import InclusionLoss, check_mixture, clipped_box, inclusion_loss, loss_over
-from equicert.network import ImplicitNetwork
 from equicert.queries import check_labels
+from equicert.trainable import Trainable
 
 
 def small_box_loss(
-    network: ImplicitNetwork,
+    network: Trainable,
     x: Tensor,  # (batch, r)
     labels: Tensor,  # (batch,) int64
     eps: float,

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from equicert.bounds import Spectral
 from equicert.certification import certify
@@ -28,6 +28,7 @@ from equicert.initialisation import DTYPES, initial_network
 from equicert.losses import Loss
 from equicert.models import save_model
 from equicert.monotonicity import Monotone
+from equicert.network import ImplicitNetwork
 from equicert.policies import Raise, Tally, WarnAndCount
 from equicert.recipes import recipe_of
 from equicert.runs import JsonLines, RunFolder, claim_folder, read_lines
@@ -208,10 +209,7 @@ class Trainer:
         try:
             yield
         except EquicertError as error:
-            with torch.no_grad():
-                net = self.network
-                made = net.weight.given(net.U, net.C).tensors().values()  # exp may overflow
-            if all(bool(t.isfinite().all()) for t in (*made, *self.network.parameters())):
+            if _all_finite(self.network):
                 raise
             rate = self._optimiser.param_groups[0]["lr"]
             raise DivergedError(epoch + 1, rate) from error
@@ -295,6 +293,14 @@ def _proof(proof: Contraction | Monotone) -> dict[str, float]:
     if isinstance(proof, Contraction):
         return {"mu": proof.mu, "eta_ratio": float(proof.eta.max() / proof.eta.min())}
     return {"m": proof.m, "Lambda_ratio": float(proof.Lambda.max() / proof.Lambda.min())}
+
+
+@torch.no_grad()
+def _all_finite(network: nn.Module) -> bool:
+    """Whether its parameters are, and the W that they make: an exp may overflow."""
+    blocks = [block for block in network.modules() if isinstance(block, ImplicitNetwork)]
+    made = [t for block in blocks for t in block.weight.given(block.U, block.C).tensors().values()]
+    return all(bool(t.isfinite().all()) for t in (*made, *network.parameters()))
 
 
 def _missed(policy: Raise | WarnAndCount) -> dict[str, int]:

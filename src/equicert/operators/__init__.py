@@ -1,8 +1,20 @@
 """Linear operators: the only way in which networks reach their weights."""
 
-from equicert.operators.base import Operator
+from equicert.operators.base import Block, Operator, Stage
+from equicert.operators.blocks import Blocks, stacked
 from equicert.operators.convolution import Convolution
 from equicert.operators.dense import Dense
 from equicert.operators.geometry import Geometry, Image, Margins
 
-__all__ = ["Convolution", "Dense", "Geometry", "Image", "Margins", "Operator"]
+__all__ = [
+    "Block",
+    "Blocks",
+    "Convolution",
+    "Dense",
+    "Geometry",
+    "Image",
+    "Margins",
+    "Operator",
+    "Stage",
+    "stacked",
+]

@@ -4,10 +4,42 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+
+
+class Block(NamedTuple):
+    """A block and where its first entry lies."""
+
+    row: int
+    column: int
+    A: Operator
+
+    @property
+    def rows(self) -> slice:
+        """The rows that it has entries in."""
+        return slice(self.row, self.row + self.A.shape[0])
+
+    @property
+    def columns(self) -> slice:
+        """The columns that it has entries in."""
+        return slice(self.column, self.column + self.A.shape[1])
+
+
+class Stage(NamedTuple):
+    """States that are solved together, once all earlier ones are known.
+
+    Attributes:
+        span: where they lie.
+        own: how they depend on one another; None where they do not.
+        after: what later stages read, of states that are all known from here on.
+    """
+
+    span: slice
+    own: Operator | None
+    after: tuple[Block, ...]
 
 
 class Operator(ABC):
@@ -18,6 +50,11 @@ class Operator(ABC):
     """
 
     structure: str  # goes into the model digest and file: "dense", "convolution ..."
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The states of a square operator in groups that follow one another; none if it is one."""
+        return ()
 
     @property
     @abstractmethod

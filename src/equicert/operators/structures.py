@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from equicert.errors import ModelError
-from equicert.operators.base import Operator
+from equicert.operators import blocks
+from equicert.operators.base import Block, Operator
 from equicert.operators.convolution import Convolution
 from equicert.operators.dense import Dense
 from equicert.operators.geometry import Geometry
@@ -23,6 +24,9 @@ def tensors_of(structure: str) -> Mapping[str, int]:
     """
     if structure == Dense.structure:
         return {"": 2}
+    if structure.startswith("blocks"):
+        found = enumerate(_blocks(structure)[1])
+        return {f".{k}{n}": d for k, part in found for n, d in tensors_of(part[2]).items()}
     Geometry.parse(structure.removesuffix(_OWN))
     return {".kernel": 4, **({".diagonal": 1} if structure.endswith(_OWN) else {})}
 
@@ -38,8 +42,30 @@ def operator_of(
     """
     if structure == Dense.structure:
         return Dense(tensors[""])
+    if structure.startswith("blocks"):
+        return _assembled(structure, tensors)
     geometry = Geometry.parse(structure.removesuffix(_OWN))
     return Convolution(tensors[".kernel"], geometry, tensors.get(".diagonal"))
+
+
+def _assembled(structure: str, tensors: Mapping[str, Tensor]) -> blocks.Blocks:
+    """The blocks of this structure, each with the tensors behind its number."""
+    size, parts = _blocks(structure)
+    found = []
+    for k, (row, column, inner) in enumerate(parts):
+        own = {name: tensors[f".{k}{name}"] for name in tensors_of(inner)}
+        found.append(Block(row, column, operator_of(inner, own)))
+    return blocks.Blocks(size, tuple(found))
+
+
+def _blocks(structure: str) -> tuple[tuple[int, int], list[tuple[int, int, str]]]:
+    found = blocks.parse(structure)
+    if found is None or any(inner.startswith("blocks") for _, _, inner in found[1]):
+        raise ModelError(
+            f"{structure[:80]!r} are no blocks; they are spelt such as 'blocks 40x40 [10+0 dense]"
+            " [10+10 dense]'"
+        )
+    return found
 
 
 def require_known(name: str, operator: Operator) -> None:
@@ -48,8 +74,8 @@ def require_known(name: str, operator: Operator) -> None:
         tensors_of(operator.structure)
     except ModelError as error:
         raise ModelError(
-            f"{name} has the structure '{operator.structure}'; model files hold matrices and"
-            " convolutions"
+            f"{name} has the structure '{operator.structure}'; model files hold matrices,"
+            " convolutions and blocks of them"
         ) from error
 
 

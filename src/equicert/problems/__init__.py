@@ -10,6 +10,7 @@ from equicert.problems.base import (
 )
 from equicert.problems.monotone import MonotoneProblem, Splitting, monotone
 from equicert.problems.primal import PrimalProblem, drive_error
+from equicert.problems.stages import Substitution
 from equicert.problems.sweep import Drive, Step, Sweep
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Problem",
     "Splitting",
     "Step",
+    "Substitution",
     "Sweep",
     "contracting",
     "drive_error",

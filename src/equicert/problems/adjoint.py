@@ -32,8 +32,24 @@ class AdjointProblem(ContractingProblem):
     contraction: Contraction
 
     @cached_property
-    def _drive(self) -> Drive:
+    def driven(self) -> Drive:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.sweep.split(self.g)
+
+    def weights(self, span: slice) -> Tensor:  # (batch, m')
+        return self._columns(self.slope, span)
+
+    def _columns(self, v: Tensor, span: slice) -> Tensor:  # (batch, m) -> (batch, m')
+        return v.unflatten(1, (-1, len(self.diagonal)))[:, :, span].flatten(1)
+
+    def part(self, span: slice, sweep: Sweep | None, drive: Drive) -> AdjointProblem:
+        sweep = sweep or self.sweep  # of which `start` makes no use
+        own, slope = self.diagonal[span], self.weights(span)
+        return AdjointProblem(sweep, own, drive.rows(), slope, self.contraction.part(span))
+
+    def widening(self, span: slice) -> Tensor:  # (batch,)
+        eta, least = self.contraction.eta, (self._tiled(self.contraction.gaps) * self._scale)
+        of_part = self._columns(least, span).amin(-1) / least.amin(-1)
+        return of_part.clamp_(min=float(eta[span].amin() / eta.amin()))
 
     def _tiled(self, v: Tensor) -> Tensor:  # (n,) -> (m,)
         return tile(v, self.g, self.g.shape[-1] // len(v))
@@ -59,15 +75,15 @@ class AdjointProblem(ContractingProblem):
         return inverse, weights, self.g * inverse
 
     def full(self, z: Tensor) -> Tensor:
-        return self.sweep(z, self._drive, self.slope).rows().addcmul_(self._own, z)
+        return self.sweep(z, self.driven, self.slope).rows().addcmul_(self._own, z)
 
     def eliminated(self, z: Tensor) -> Tensor:
-        return self.sweep(z, self._drive, self.slope).rows().mul_(self._terms[0])
+        return self.sweep(z, self.driven, self.slope).rows().mul_(self._terms[0])
 
     def stepper(self) -> Step:
         if not kernels.usable(self.g, self.slope):
             return super().stepper()
-        return self.sweep.stepper(self._drive, kernels.scaled(*self._terms[:2]), self.slope)
+        return self.sweep.stepper(self.driven, kernels.scaled(*self._terms[:2]), self.slope)
 
     def error_bound(self, residual: Tensor) -> Tensor:
         return residual.abs().mul_(self._terms[1]).sum(-1)
@@ -81,7 +97,7 @@ class AdjointProblem(ContractingProblem):
         unit = torch.finfo(z.dtype).eps
         size = (self.slope * z).abs().reshape(-1, len(self.diagonal))
         column = 2 * self.sweep.absolute.apply(size).reshape(z.shape)
-        error = (self.sweep.off.terms + 8) * unit * (column + self._drive.magnitude())
+        error = (self.sweep.off.terms + 8) * unit * (column + self.driven.magnitude())
         value = rounding_of(z, self.sweep.off.terms)
         return (error + value) / self._scale + value, error + value * (1 + self._own.abs())
 

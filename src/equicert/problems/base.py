@@ -19,7 +19,7 @@ from torch import Tensor
 
 from equicert.contraction import Contraction
 from equicert.errors import ConfigError
-from equicert.problems.sweep import Step
+from equicert.problems.sweep import Drive, Step, Sweep
 
 # A change of so many units in the last place cannot be iterated away. Solvers leave it out of the
 # bound that they stop on, and the rounding of the evaluation pays for it.
@@ -45,12 +45,38 @@ class Problem(ABC):
 class ContractingProblem(Problem):
     """The equation of a network that contracts in a weighted sup-norm, in its two forms."""
 
+    sweep: Sweep
     contraction: Contraction
     diagonal: Tensor  # (n,) of W, in the dtype of the solve
 
     @property
     def depth(self) -> int:
         return self.contraction.depth
+
+    @property
+    @abstractmethod
+    def driven(self) -> Drive:
+        """What is added to the products."""
+
+    @abstractmethod
+    def weights(self, span: slice) -> Tensor | None:  # (batch, m'), m' the columns of the states
+        """What these states are multiplied by before W is; None where it is 1."""
+
+    @abstractmethod
+    def part(self, span: slice, sweep: Sweep | None, drive: Drive) -> ContractingProblem:
+        """The equation of these states alone, the others being part of the drive.
+
+        Without a sweep they do not depend on one another, and its `start` is the solution.
+        """
+
+    @abstractmethod
+    def widening(self, span: slice) -> float | Tensor:  # (batch,)
+        """How many times larger a bound on the part's error is as one on that of the whole."""
+
+    def part_tolerance(self, span: slice, tolerance: float) -> float:
+        """What to solve the part to, for the whole to meet the tolerance."""
+        del span
+        return tolerance
 
     @cached_property
     def largest_step(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import final
 
 import torch
@@ -72,6 +72,26 @@ class PrimalProblem(ContractingProblem):
 
     def _tiled(self, v: Tensor) -> Tensor:  # (n,) -> (m,)
         return tile(v, self.drive.centre, self.drive.blocks(len(v)))
+
+    @property
+    def driven(self) -> Drive:
+        return self.drive
+
+    def weights(self, span: slice) -> None:
+        del span
+
+    def part(self, span: slice, sweep: Sweep | None, drive: Drive) -> PrimalProblem:
+        sweep = sweep or self.sweep  # of which `start` makes no use
+        own, contraction = self.diagonal[span], self.contraction.part(span)
+        rounding = partial(torch.zeros, 1)  # that of the whole is counted once, at the end
+        return PrimalProblem(sweep, own, drive, rounding, self.activation, contraction)
+
+    def widening(self, span: slice) -> float:
+        return float(self.contraction.eta.amax() / self.contraction.eta[span].amax())
+
+    def part_tolerance(self, span: slice, tolerance: float) -> float:
+        implicit = sum(stage.own is not None for stage in self.sweep.off.stages)
+        return tolerance / (self.widening(span) * implicit)
 
     def full(self, z: Tensor) -> Tensor:
         return self.activation.phi(self._preactivation(z))

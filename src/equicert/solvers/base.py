@@ -11,7 +11,7 @@ from torch import Tensor
 
 from equicert import kernels
 from equicert.errors import ConfigError
-from equicert.problems import Problem, Step
+from equicert.problems import ContractingProblem, Problem, Step, Substitution
 from equicert.solution import Solution
 
 _ALLOWANCE_EVERY = 8  # steps: what stalls on the resolution of z wastes at most so many
@@ -83,6 +83,8 @@ def solve(
         raise ConfigError(f"tolerance must be positive, got {tolerance!r}")
     if max_steps < 1:
         raise ConfigError(f"max_steps must be at least 1, got {max_steps}")
+    if start is None and isinstance(problem, ContractingProblem) and problem.sweep.off.stages:
+        return _in_stages(problem, solver, tolerance, max_steps)
     z = problem.start() if start is None else start
     step, allowance, outcome = solver.stepper(problem), None, _Outcome(z, tolerance)
     for k in range(1, max_steps + 1 if len(z) else 1):
@@ -95,11 +97,50 @@ def solve(
         z = outcome.freeze(z, following, bound, k)
         if outcome.finished:
             break
+    return _solution(problem, solver, z, outcome.bound, outcome.steps, outcome.bound <= tolerance)
+
+
+def _in_stages(
+    problem: ContractingProblem, solver: Solver, tolerance: float, max_steps: int
+) -> Solution:
+    """By substitution: one evaluation, and so one step, for a stage without an own equation.
+
+    Errors add up (derived here): if earlier stages are off by `t eta`, they move the solution of a
+    stage by at most `t eta` there, and its own solve leaves it off by `t' eta`.
+    """
+    substitution = Substitution(problem)
+    bound = problem.driven.centre.new_zeros(len(problem.driven.centre))
+    converged, steps = bound == 0, torch.zeros_like(bound, dtype=torch.int64)
+    for stage in substitution.stages:
+        part = substitution.part(stage)
+        if stage.own is None:
+            rows, steps = part.start(), steps + 1
+        else:
+            found = solve(part, solver, problem.part_tolerance(stage.span, tolerance), max_steps)
+            rows, steps, converged = found.value, steps + found.steps, converged & found.converged
+            bound = bound + found.bound * problem.widening(stage.span)
+        substitution.put(stage, rows)
+    z = substitution.rows
+    # What is NaN or infinite is no solution, and no bound says so where every stage is explicit.
+    finite = z.isfinite().all(-1)
+    bound = torch.where(finite, bound, torch.nan)
+    return _solution(problem, solver, z, bound, steps, converged & finite)
+
+
+def _solution(
+    problem: Problem,
+    solver: Solver,
+    z: Tensor,  # (batch, m)
+    bound: Tensor,  # (batch,)
+    steps: Tensor,  # (batch,)
+    converged: Tensor,  # (batch,)
+) -> Solution:
+    """The solution with its residual and rounding, which are computed where they are asked for."""
     return Solution(
         z,
-        outcome.bound,
-        outcome.steps,
-        outcome.bound <= tolerance,
+        bound,
+        steps,
+        converged,
         lambda: solver.step(problem, z)[0] - z,
         lambda: solver.rounding(problem, z),
     )

@@ -7,7 +7,13 @@ from equicert.weights.convolutional import Convolutional
 from equicert.weights.feed_forward import FeedForward
 from equicert.weights.fixed import Fixed, weight_of
 from equicert.weights.free import Free
-from equicert.weights.inputs import ConvolutionalInput, DenseInput, InputMap, input_map_of
+from equicert.weights.inputs import (
+    ConvolutionalInput,
+    DenseInput,
+    InputMap,
+    PlacedInput,
+    input_map_of,
+)
 from equicert.weights.lben import LBEN
 from equicert.weights.monotone import Monotone
 from equicert.weights.row_sum import RowSum
@@ -24,6 +30,7 @@ __all__ = [
     "Free",
     "InputMap",
     "Monotone",
+    "PlacedInput",
     "RowSum",
     "Weight",
     "input_map_of",

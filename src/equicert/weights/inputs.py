@@ -9,7 +9,15 @@ from typing import final
 from torch import Tensor
 
 from equicert.errors import InputError, ModelError
-from equicert.operators import Convolution, Dense, Geometry, Image, Operator
+from equicert.operators import (
+    Blocks,
+    Convolution,
+    Dense,
+    Geometry,
+    Image,
+    Operator,
+    stacked,
+)
 
 
 class InputMap(ABC):
@@ -74,6 +82,29 @@ class ConvolutionalInput(InputMap):
         return Convolution(U, self.geometry)
 
 
+@final
+@dataclass(frozen=True)
+class PlacedInput(InputMap):
+    """U is 0 but for the first states, which another map takes x to.
+
+    Attributes:
+        first: that map.
+        states: n, of the whole network.
+    """
+
+    first: InputMap
+    states: int
+
+    @property
+    def parameter(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """That of the first states' map."""
+        return self.first.parameter
+
+    def operator(self, U: Tensor) -> Blocks:
+        A = self.first.operator(U)
+        return stacked((self.states, A.shape[1]), [(0, 0, A)])
+
+
 def input_map_of(U: Operator) -> tuple[InputMap, Tensor]:
     """The map of a stored operator, and the parameter that gives it.
 
@@ -85,4 +116,7 @@ def input_map_of(U: Operator) -> tuple[InputMap, Tensor]:
     if isinstance(U, Convolution) and U.own is None:
         out, channels, height, width = U.kernel.shape
         return ConvolutionalInput((out, channels, height, width), U.geometry), U.kernel
+    if isinstance(U, Blocks) and len(U.blocks) == 1 and U.blocks[0][:2] == (0, 0):
+        first, entries = input_map_of(U.blocks[0].A)
+        return PlacedInput(first, U.shape[0]), entries
     raise ModelError(f"U has the structure '{U.structure}', which no network is made with")

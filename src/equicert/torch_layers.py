@@ -1,0 +1,129 @@
+"""What the layers of a `torch.nn.Sequential` are, and which activation of ours each is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torch import nn
+
+from equicert.activations import (
+    ELU,
+    Activation,
+    HardTanh,
+    Identity,
+    LeakyReLU,
+    ReLU,
+    Sigmoid,
+    Softplus,
+    Tanh,
+)
+from equicert.errors import ModelError
+
+# Beyond this, torch's Softplus returns its argument; float64 cannot tell the two apart from 40 on.
+_SOFTPLUS_THRESHOLD: Final = 40.0
+_LEAST_SOFTPLUS_THRESHOLD: Final = 20.0  # torch's default
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A layer of a Sequential, with its index as it is printed: "3", or "3.1" in a nested one."""
+
+    index: str
+    module: nn.Module
+
+    def refused(self, why: str) -> ModelError:
+        """An error that names the layer."""
+        return ModelError(f"layer {self.index} ({type(self.module).__name__}) {why}")
+
+
+def flat(module: nn.Sequential, prefix: str = "") -> Iterator[Entry]:
+    """The layers of a Sequential, those of nested ones in their place."""
+    for index, layer in enumerate(module):
+        if type(layer) is nn.Sequential:
+            yield from flat(layer, f"{prefix}{index}.")
+        else:
+            yield Entry(f"{prefix}{index}", layer)
+
+
+def torch_activation(entry: Entry) -> Activation:
+    """The activation that a layer is; Identity for one that changes nothing."""
+    read = _READ.get(type(entry.module))
+    if read is None:
+        known = ", ".join(kind.__name__ for kind in _READ)
+        raise entry.refused(f"has no implicit form here; known are Linear, {known}")
+    return read(entry)
+
+
+def _flatten(entry: Entry) -> Activation:
+    layer: Any = entry.module
+    if (layer.start_dim, layer.end_dim) != (1, -1):
+        raise entry.refused("must flatten whole samples, start_dim=1 and end_dim=-1")
+    return Identity()
+
+
+def _dropout(entry: Entry) -> Activation:
+    if entry.module.training:
+        raise entry.refused("is random in training mode; call .eval() on the module first")
+    return Identity()
+
+
+def _softplus(entry: Entry) -> Activation:
+    layer: Any = entry.module
+    if layer.beta != 1 or layer.threshold < _LEAST_SOFTPLUS_THRESHOLD:
+        raise entry.refused(
+            f"has beta {layer.beta:g} and threshold {layer.threshold:g}; the softplus here is"
+            f" log(1 + exp(t)), beta 1 and a threshold of at least {_LEAST_SOFTPLUS_THRESHOLD:g}"
+        )
+    return Softplus()
+
+
+def _hard_tanh(entry: Entry) -> Activation:
+    layer: Any = entry.module
+    if (layer.min_val, layer.max_val) != (-1, 1):
+        raise entry.refused(
+            f"clips to [{layer.min_val:g}, {layer.max_val:g}]; the one here clips to [-1, 1]"
+        )
+    return HardTanh()
+
+
+def _with_parameter(
+    kind: Callable[[float], Activation], name: str
+) -> Callable[[Entry], Activation]:
+    def read(entry: Entry) -> Activation:
+        try:
+            return kind(float(getattr(entry.module, name)))
+        except ModelError as error:
+            raise entry.refused(f"has no implicit form: {error}") from error
+
+    return read
+
+
+# Types are compared exactly: ReLU6, say, is a subclass of Hardtanh.
+_READ: Final[dict[type[nn.Module], Callable[[Entry], Activation]]] = {
+    nn.ReLU: lambda _: ReLU(),
+    nn.LeakyReLU: _with_parameter(LeakyReLU, "negative_slope"),
+    nn.Tanh: lambda _: Tanh(),
+    nn.Sigmoid: lambda _: Sigmoid(),
+    nn.Softplus: _softplus,
+    nn.Hardtanh: _hard_tanh,
+    nn.ELU: _with_parameter(ELU, "alpha"),
+    nn.Identity: lambda _: Identity(),
+    nn.Flatten: _flatten,
+    nn.Dropout: _dropout,
+}
+
+
+def module_of(activation: Activation) -> nn.Module:
+    """The layer of torch that computes an activation."""
+    match activation:
+        case LeakyReLU(slope):
+            return nn.LeakyReLU(slope)
+        case ELU(alpha):
+            return nn.ELU(alpha)
+        case Softplus():
+            return nn.Softplus(threshold=_SOFTPLUS_THRESHOLD)
+        case _:
+            plain = {ReLU: nn.ReLU, Tanh: nn.Tanh, Sigmoid: nn.Sigmoid, HardTanh: nn.Hardtanh}
+            return {**plain, Identity: nn.Identity}[type(activation)]()
