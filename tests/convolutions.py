@@ -119,7 +119,7 @@ def cut(A: Array, rng: random.Random) -> Blocked:
         for row, end in ((0, at), (at, n))
         for column, stop in ((0, beside), (beside, m))
     ]
-    return Blocked((n, m), [part for part in parts if part[2].any()] or [(0, 0, A)])  # type: ignore[list-item]
+    return Blocked((n, m), [part for part in parts if part[2].any()] or [(0, 0, A)])
 
 
 def without_own(kernel: Array, margins: tuple[int, int, int, int]) -> Array:

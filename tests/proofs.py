@@ -125,11 +125,8 @@ def _is_weight(name: str) -> bool:
 def _place(name: str) -> tuple[int, int, bool]:
     """By operator, then block, then the kernel before the diagonal."""
     operator, *rest = name.split(".")
-    return (
-        "WUbCc".index(operator),
-        int(([*filter(str.isdigit, rest)] or [0])[0]),
-        "diagonal" in rest,
-    )
+    block = int(rest[0]) if rest and rest[0].isdigit() else 0
+    return "WUbCc".index(operator), block, "diagonal" in rest
 
 
 def framed(body: bytes) -> bytes:

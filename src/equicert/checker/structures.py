@@ -151,12 +151,11 @@ def names(name: str, structure: str) -> list[str]:
     """
     if structure == "dense":
         return [name]
+    if (count := structure.count("[")) > _BLOCKS:
+        raise UnreadableError(f"{name} has {count} blocks, where at most {_BLOCKS} are checked")
     if (found := _OF_BLOCKS.fullmatch(structure)) is not None:
-        listed = _LISTED.findall(found[3])
-        if len(listed) > _BLOCKS:
-            raise UnreadableError(f"{name} has {len(listed)} blocks, at most {_BLOCKS} are checked")
-        each = enumerate(inner for _, _, inner in listed)
-        return [tensor for k, inner in each for tensor in names(f"{name}.{k}", inner)]
+        listed = enumerate(_LISTED.findall(found[3]))
+        return [tensor for k, (*_, inner) in listed for tensor in names(f"{name}.{k}", inner)]
     own = _convolution(name, structure)[10] is not None
     return [f"{name}.{tensor}" for tensor in (("kernel", "diagonal") if own else ("kernel",))]
 
