@@ -1,4 +1,4 @@
-"""Convolutions entry by entry, in plain loops from their definition, and networks of them."""
+"""Convolutions and blocks entry by entry, in plain loops from their definition, and networks."""
 
 from __future__ import annotations
 
@@ -72,6 +72,56 @@ class Stored:
         return [list(empty) for _ in range(top)] + wide + [list(empty) for _ in range(bottom)]
 
 
+@dataclass(frozen=True, eq=False)
+class Blocked:
+    """A matrix of blocks as a model file holds it; a block that is an array is dense."""
+
+    shape: tuple[int, int]
+    parts: list[tuple[int, int, Stored | Array]]  # first row, first column, block
+
+    @property
+    def structure(self) -> str:
+        listed = [
+            f"[{row}+{column} {block.structure if isinstance(block, Stored) else 'dense'}]"
+            for row, column, block in self.parts
+        ]
+        return " ".join([f"blocks {self.shape[0]}x{self.shape[1]}", *listed])
+
+    def tensors(self, name: str) -> dict[str, Array]:
+        found: dict[str, Array] = {}
+        for k, (_, _, block) in enumerate(self.parts):
+            own = f"{name}.{k}"
+            found |= block.tensors(own) if isinstance(block, Stored) else {own: block}
+        return found
+
+    def expanded(self) -> Array:
+        """Every entry of the matrix, none of which is of two blocks."""
+        A, taken = np.zeros(self.shape), set[tuple[int, int]]()
+        for row, column, block in self.parts:
+            entries = block.expanded() if isinstance(block, Stored) else block
+            for i, j in product(*map(range, entries.shape)):
+                assert (row + i, column + j) not in taken
+                taken.add((row + i, column + j))
+                A[row + i, column + j] = entries[i, j]
+        return A
+
+
+def cut(A: Array, rng: random.Random) -> Blocked:
+    """The same entries in one to four blocks; a square matrix is cut at one place of its diagonal.
+
+    A block without entries that are not 0 is left out.
+    """
+    n, m = A.shape
+    at = rng.randint(1, n)
+    beside = at if n == m else rng.randint(1, m)
+    parts = [
+        (row, column, np.ascontiguousarray(A[row:end, column:stop]))
+        for row, end in ((0, at), (at, n))
+        for column, stop in ((0, beside), (beside, m))
+    ]
+    return Blocked((n, m), [part for part in parts if part[2].any()] or [(0, 0, A)])
+
+
 def without_own(kernel: Array, margins: tuple[int, int, int, int]) -> Array:
     """The same kernel with zeros where the diagonal of the matrix is from."""
     found = kernel.copy()
@@ -123,8 +173,10 @@ def convolutional_network(rng: random.Random, activation: str, contracting: bool
     )
 
 
-def stored_so(folder: Folder, stored: tuple[Stored | None, Stored | None]) -> Folder:
-    """The same claims and records about the model with W or U stored as convolutions."""
+def stored_so(
+    folder: Folder, stored: tuple[Stored | Blocked | None, Stored | Blocked | None]
+) -> Folder:
+    """The same claims and records about the model with W or U stored in another way."""
     found = deepcopy(folder)
     tensors: dict[str, Array] = {}
     for name, operator in zip("WU", stored, strict=True):

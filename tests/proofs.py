@@ -55,7 +55,8 @@ class Proof:
 class Folder:
     """A model, the claim about it, and the records."""
 
-    arrays: dict[str, Array]  # W, U, b, C, c; of a convolution W.kernel, W.diagonal
+    # W, U, b, C, c; of a convolution W.kernel, W.diagonal; of blocks W.0, W.1.kernel and so on
+    arrays: dict[str, Array]
     activation: str
     eta: Array | None  # (n,)
     inputs: Array  # (N, r)
@@ -76,9 +77,7 @@ class Folder:
         W, U = self.structures
         sha = hashlib.sha256(f"equicert-model-1;W:{W};U:{U};phi:{self.activation}".encode())
         dense = {"W": (n, n), "U": (n, r), "b": (n,), "C": (q, n), "c": (q,)}
-        for name in ("W", "W.kernel", "W.diagonal", "U", "U.kernel", "b", "C", "c"):
-            if name not in self.arrays:
-                continue
+        for name in sorted(filter(_is_weight, self.arrays), key=_place):
             shape = dense.get(name, self.arrays[name].shape)
             sha.update(f";{name}:<f8:{shape}:".encode())
             sha.update(np.ascontiguousarray(self.arrays[name], "<f8").tobytes())
@@ -117,6 +116,17 @@ class Folder:
         (folder / "certificates.bin").write_bytes(self.records())
         np.savez(folder / "inputs.npz", x=self.inputs)
         return folder, model
+
+
+def _is_weight(name: str) -> bool:
+    return name[0] in "WUbCc"
+
+
+def _place(name: str) -> tuple[int, int, bool]:
+    """By operator, then block, then the kernel before the diagonal."""
+    operator, *rest = name.split(".")
+    block = int(rest[0]) if rest and rest[0].isdigit() else 0
+    return "WUbCc".index(operator), block, "diagonal" in rest
 
 
 def framed(body: bytes) -> bytes:

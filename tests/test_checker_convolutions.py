@@ -1,5 +1,7 @@
 """Certificates of convolutional networks: the verdicts of the dense matrix, and no false `valid`.
 
+Trees, balls and witnesses also with the same matrices stored as blocks.
+
 Every verdict is that of `Judge`, in plain fractions over the matrix expanded by plain loops.
 """
 
@@ -16,7 +18,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convolutions import Convolutional, Stored, convolutional_network, stored_so, without_own
+from convolutions import (
+    Blocked,
+    Convolutional,
+    Stored,
+    convolutional_network,
+    cut,
+    stored_so,
+    without_own,
+)
 from equicert.checker import NotValidError, UnreadableError, check_folder
 from exact import contracts, to_fractions
 from proofs import MAGIC, Folder, Proof, framed
@@ -43,6 +53,14 @@ def stored_of(case: Case) -> tuple[Stored | None, Stored | None]:
     return case.net.stored
 
 
+def blocks_of(case: Case, rng: random.Random) -> tuple[Blocked, Blocked]:
+    """The same matrices in blocks: cut, or one block that is a convolution."""
+    W, _ = stored_of(case)
+    assert W is not None
+    whole = Blocked(case.net.W.shape, [(0, 0, W)])
+    return rng.choice([whole, cut(case.net.W, rng)]), cut(case.net.U, rng)
+
+
 # Trees, balls and witnesses.
 
 
@@ -55,15 +73,18 @@ def test_trees_and_witnesses_get_the_verdicts_of_the_dense_network(
 ) -> None:
     case = make(seed, activation, contracting, draw=convolutional_network)
     case.folder.proofs = [case.record]
-    structured, judge = stored_so(case.folder, stored_of(case)), Judge(case.folder)
-    paths = structured.write(tmp_path / "structured")
+    rng, body, judge = random.Random(seed), case.record.body(), Judge(case.folder)
     assert says(case.folder, tmp_path / "dense") == "valid"
-    report = check_folder(*paths)
-    assert report.certificates + report.witnesses == 1
-    assert report.model == structured.digest() != case.folder.digest()
-    rng, body = random.Random(seed), case.record.body()
+    written = []
+    for name, stored in {"kernels": stored_of(case), "blocks": blocks_of(case, rng)}.items():
+        structured = stored_so(case.folder, stored)
+        written.append(paths := structured.write(tmp_path / name))
+        report = check_folder(*paths)
+        assert report.certificates + report.witnesses == 1
+        assert report.model == structured.digest() != case.folder.digest()
     found = Counter[str]()
-    for _ in range(25):
+    for trial in range(26):
+        paths = written[trial % 2]
         changed = bytearray(body)
         at = rng.randrange(len(changed))
         changed[at] ^= 1 << rng.randrange(8)

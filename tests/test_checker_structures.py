@@ -1,4 +1,7 @@
-"""The checker's convolutions are those of the definition, entry by entry, and torch's."""
+"""The checker's convolutions and blocks are those of the definition, entry by entry.
+
+Convolutions are torch's, too.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from convolutions import Stored, without_own
+from convolutions import Blocked, Stored, without_own
 from equicert.checker.files import Array as Tensor
 from equicert.checker.matrices import Matrix, off_diagonal, whole
 from equicert.checker.structures import matrix
@@ -57,7 +60,30 @@ def convolutions(draw: st.DrawFn, square: bool) -> Stored:
     return Stored(image, kernel, sides, padding, stride, diagonal)
 
 
-def read(stored: Stored, square: bool) -> tuple[Matrix, list[int] | None, int]:
+@st.composite
+def blocks(draw: st.DrawFn, square: bool) -> Blocked:
+    """Blocks where they find place: beside others, and as W off the diagonal, or on it."""
+    n, m = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    m = n if square else m
+    parts: list[tuple[int, int, Stored | np.ndarray]] = []
+    taken = np.zeros((n, m), bool)
+    for _ in range(draw(st.integers(1, 5))):
+        row, column = draw(st.integers(0, n - 1)), draw(st.integers(0, m - 1))
+        column = row if square and draw(st.booleans()) else column
+        own, sizes = square and row == column, draw(st.tuples(SIZES, SIZES))
+        dense = hnp.arrays(np.float64, sizes[:1] * 2 if own else sizes, elements=ENTRIES)
+        block = draw(convolutions(own) | dense)
+        height, width = block.expanded().shape if isinstance(block, Stored) else block.shape
+        end, stop = row + height, column + width
+        meets = square and not own and max(row, column) < min(end, stop)
+        if end <= n and stop <= m and not meets and not taken[row:end, column:stop].any():
+            taken[row:end, column:stop] = True
+            parts.append((row, column, block))
+    parts = parts or [(0, 0, np.full((1, 1), 0.5))]
+    return Blocked((n, m), sorted(parts, key=lambda part: part[:2]))
+
+
+def read(stored: Stored | Blocked, square: bool) -> tuple[Matrix, list[int] | None, int]:
     """What the checker computes with: the matrix, its diagonal if it has one of its own, and k."""
     tensors = [Tensor(t.shape, array("d", t.ravel())) for t in stored.tensors("").values()]
     found = matrix("it", stored.structure, tensors, square)
@@ -68,7 +94,16 @@ def read(stored: Stored, square: bool) -> tuple[Matrix, list[int] | None, int]:
 @settings(max_examples=200)
 @given(st.booleans().flatmap(lambda s: st.tuples(convolutions(s), st.just(s))), st.data())
 def test_entry_by_entry(drawn: tuple[Stored, bool], data: st.DataObject) -> None:
-    stored, square = drawn
+    check_entries(*drawn, data)
+
+
+@settings(max_examples=40)
+@given(st.booleans().flatmap(lambda s: st.tuples(blocks(s), st.just(s))), st.data())
+def test_blocks_entry_by_entry(drawn: tuple[Blocked, bool], data: st.DataObject) -> None:
+    check_entries(*drawn, data)
+
+
+def check_entries(stored: Stored | Blocked, square: bool, data: st.DataObject) -> None:
     found, diagonal, k = read(stored, square)
     A = to_fractions(stored.expanded())
     if square:

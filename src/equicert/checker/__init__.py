@@ -2,10 +2,10 @@
 
 The network is `z = phi(W z + U x + b)`, `y = C z + c`: W (n, n), U (n, r), C (q, n), its weights
 the binary floating-point numbers of the model file, each taken as the rational that it is; where W
-or U is stored as a convolution it is the matrix that `structures.py` defines, whose entries are
-stored numbers or 0, and `matrices.py` multiplies by it and by its absolute value. phi acts
-entrywise and is continuous, weakly increasing and non-expansive, `0 <= phi(s) - phi(t) <= s - t`
-for s >= t; only functions for which this is known are admitted (`functions.py`). Write
+or U is stored as a convolution, or as blocks, it is the matrix that `structures.py` defines, whose
+entries are stored numbers or 0, and `matrices.py` multiplies by it and by its absolute value. phi
+acts entrywise and is continuous, weakly increasing and non-expansive, `0 <= phi(s) - phi(t) <= s -
+t` for s >= t; only functions for which this is known are admitted (`functions.py`). Write
 `M_ii = W_ii`, `M_ij = |W_ij|`, and `r_i(z, x) = sum_{j != i} W_ij z_j + (U x)_i + b_i`. A record is
 about a label y and a box X of inputs that is not empty.
 

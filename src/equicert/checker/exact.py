@@ -13,7 +13,7 @@ from equicert.checker.integers import Box, against, dot, require_finite, scaled
 from equicert.checker.matrices import Matrix, Rows, off_diagonal, whole
 from equicert.checker.model import Model
 
-_EXPANDED = 1 << 10, 1 << 22  # rows and entries of a convolution that is expanded
+_EXPANDED = 1 << 10, 1 << 22  # rows and entries of what is expanded to rows
 
 
 class Exact:
@@ -113,7 +113,7 @@ def _expanded(A: Matrix, n: int) -> list[list[int]]:
     most, entries = _EXPANDED
     if not isinstance(A, Rows) and (n > most or n * A.columns > entries):
         raise NotValidError(
-            f"monotone is not checked of convolutions from {A.columns} to {n} numbers: at most"
-            f" {most} rows and {entries} entries are expanded; claim an eta, if there is one"
+            f"monotone is not checked of convolutions or blocks from {A.columns} to {n} numbers:"
+            f" at most {most} rows and {entries} entries are expanded; claim an eta, if there is"
         )
     return A.rows

@@ -1,6 +1,6 @@
-"""Matrices of integers: rows, or the terms of a convolution.
+"""Matrices of integers: rows, the terms of a convolution, or blocks of both kinds.
 
-Both give A v, |A| v and sums of weighted rows, which are exact.
+All give A v, |A| v and sums of weighted rows, which are exact.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from equicert.checker.integers import Packed, dot, require_memory, scaled
-from equicert.checker.structures import Convolution, Dense
+from equicert.checker.structures import Blocks, Convolution, Dense
 from equicert.checker.structures import Matrix as Stored
 
 
@@ -104,7 +104,54 @@ class Terms:
         return found[:-1]
 
 
-Matrix: TypeAlias = "Rows | Terms"
+class Placed:
+    """A matrix of blocks, zero elsewhere: sums of what its blocks give, each at its place."""
+
+    def __init__(self, stored: Blocks, blocks: list[tuple[Matrix, int]]) -> None:
+        """Each block is times a 2^k of its own; the matrix is times the greatest, `self.k`."""
+        self.k = max(k for _, k in blocks)
+        self.height, self.columns = stored.rows, stored.columns
+        self._parts = [
+            (part.rows, part.columns, A, self.k - k)
+            for part, (A, k) in zip(stored.parts, blocks, strict=True)
+        ]
+
+    @property
+    def rows(self) -> list[list[int]]:
+        """All of the matrix: for small ones."""
+        return [self.combination([i], [1]) for i in range(self.height)]
+
+    def times(self, v: Sequence[int]) -> list[int]:
+        """A v."""
+        found = [0] * self.height
+        for rows, columns, A, shift in self._parts:
+            _add(found, rows, A.times(v[columns.start : columns.stop]), shift)
+        return found
+
+    def sizes_times(self, v: Sequence[int]) -> list[int]:
+        """|A| v: no entry of A is of two blocks."""
+        found = [0] * self.height
+        for rows, columns, A, shift in self._parts:
+            _add(found, rows, A.sizes_times(v[columns.start : columns.stop]), shift)
+        return found
+
+    def combination(self, indices: Sequence[int], weights: Sequence[int]) -> list[int]:
+        """`sum_i weights_i rows[indices_i]`."""
+        found = [0] * self.columns
+        for rows, columns, A, shift in self._parts:
+            if own := [k for k, i in enumerate(indices) if i in rows]:
+                inside, some = [indices[k] - rows.start for k in own], [weights[k] for k in own]
+                _add(found, columns, A.combination(inside, some), shift)
+        return found
+
+
+def _add(total: list[int], places: range, values: list[int], shift: int) -> None:
+    """Add values times 2^shift at these places."""
+    for i, value in zip(places, values, strict=True):
+        total[i] += value << shift
+
+
+Matrix: TypeAlias = "Rows | Terms | Placed"
 
 
 def _sources(stored: Convolution) -> list[int]:
@@ -129,6 +176,9 @@ def whole(stored: Stored) -> tuple[Matrix, int]:
     if isinstance(stored, Dense):
         values, k = scaled(stored.values)
         return Rows(values, stored.columns), k
+    if isinstance(stored, Blocks):
+        found = Placed(stored, [whole(part.block) for part in stored.parts])
+        return found, found.k
     values, k = scaled(stored.kernel.values)
     return Terms(stored, values), k
 
@@ -140,6 +190,8 @@ def off_diagonal(stored: Stored) -> tuple[Matrix, list[int], int]:
         diagonal = values[:: stored.columns + 1]
         values[:: stored.columns + 1] = [0] * stored.rows
         return Rows(values, stored.columns), diagonal, k
+    if isinstance(stored, Blocks):
+        return _off_diagonal_of_blocks(stored)
     taps, count = stored.own_taps(), len(stored.kernel.values)
     own = [] if stored.diagonal is None else stored.diagonal.values
     values, k = scaled([*stored.kernel.values, *own])
@@ -150,3 +202,20 @@ def off_diagonal(stored: Stored) -> tuple[Matrix, list[int], int]:
     for tap in taps:
         kernel[tap] = 0
     return Terms(stored, kernel), diagonal, k
+
+
+def _off_diagonal_of_blocks(stored: Blocks) -> tuple[Matrix, list[int], int]:
+    """A block with entries of the diagonal has the whole of its own there."""
+    blocks: list[tuple[Matrix, int]] = []
+    own: list[tuple[range, list[int], int]] = []
+    for part in stored.parts:
+        if part.rows == part.columns:
+            A, diagonal, k = off_diagonal(part.block)
+            own.append((part.rows, diagonal, k))
+        else:
+            A, k = whole(part.block)
+        blocks.append((A, k))
+    found, diagonal = Placed(stored, blocks), [0] * stored.rows
+    for rows, values, k in own:
+        _add(diagonal, rows, values, found.k - k)
+    return found, diagonal, found.k

@@ -103,7 +103,7 @@ def _model(
     missing = [name[:80] for name in wanted if name not in arrays]
     unknown = [name[:80] for name in arrays if name not in (*wanted, *_HINTS)]
     if missing or unknown:
-        raise UnreadableError(f"{path}: arrays missing: {missing}, unknown: {unknown[:5]}")
+        raise UnreadableError(f"{path}: arrays missing: {missing[:5]}, unknown: {unknown[:5]}")
     for name, value in arrays.items():
         if not all(map(math.isfinite, value.values)):
             raise UnreadableError(f"{path}: {name} has a NaN or infinite entry")

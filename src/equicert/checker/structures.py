@@ -1,4 +1,4 @@
-"""How W and U are stored: as they are, or as the kernel of a convolution.
+"""How W and U are stored: as they are, as the kernel of a convolution, or as blocks of both kinds.
 
 A convolution maps an image (channels, height, width) to one, both as vectors in C order:
 
@@ -8,6 +8,10 @@ v_padded being v with zeros, or wrapped around, on margins of the stated widths.
 no smaller than the kernel, so that no two terms of an output are of one entry of v: the entries of
 the matrix A are entries of the kernel, or 0. Where the diagonal is stored, too, A has that diagonal
 in place of the kernel's.
+
+A matrix of blocks is zero but for these. No two have an entry in common, so that its products are
+sums of theirs, and those of its absolute value likewise. Where it is W, a block with an entry of
+the diagonal is square and has the whole of its own diagonal there.
 """
 
 from __future__ import annotations
@@ -20,13 +24,16 @@ from typing import TypeAlias
 
 from equicert.checker.files import Array, UnreadableError
 
-_CELLS = 1 << 22  # numbers of a padded image
+_CELLS = 1 << 22  # numbers of all padded images together; rows or columns of a matrix of blocks
 _TERMS = 1 << 26  # of all outputs together
+_BLOCKS = 64
 _NUMBER = "(0|[1-9][0-9]{0,8})"
 _CONVOLUTION = re.compile(
     f"convolution {_NUMBER}x{_NUMBER}x{_NUMBER} stride {_NUMBER} (zeros|circular)"
     f" {_NUMBER} {_NUMBER} {_NUMBER} {_NUMBER}( diagonal)?"
 )
+_LISTED = re.compile(rf" \[{_NUMBER}\+{_NUMBER} ([^][]+)\]")  # a block, itself not of blocks
+_OF_BLOCKS = re.compile(f"blocks {_NUMBER}x{_NUMBER}((?:{_LISTED.pattern})+)")
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,36 @@ class Convolution:
         return found if self.diagonal is None else found | {f"{name}.diagonal": self.diagonal}
 
 
-Matrix: TypeAlias = "Dense | Convolution"
+Single: TypeAlias = "Dense | Convolution"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A block and the place where it stands."""
+
+    rows: range
+    columns: range
+    block: Single
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A matrix that is zero but for its parts."""
+
+    structure: str
+    rows: int
+    columns: int
+    parts: list[Part]
+
+    def tensors(self, name: str) -> dict[str, Array]:
+        """What is stored, by the names that it has in a file."""
+        found = {}
+        for k, part in enumerate(self.parts):
+            found |= part.block.tensors(f"{name}.{k}")
+        return found
+
+
+Matrix: TypeAlias = "Dense | Convolution | Blocks"
 
 
 def split(where: str, text: str | None) -> tuple[str, str]:
@@ -108,11 +144,27 @@ def split(where: str, text: str | None) -> tuple[str, str]:
 
 
 def names(name: str, structure: str) -> list[str]:
-    """The tensors that an operator of this structure is stored as."""
+    """The tensors that an operator of this structure is stored as.
+
+    Raises:
+        UnreadableError: there is no such structure.
+    """
     if structure == "dense":
         return [name]
-    stored = ("kernel", "diagonal") if structure.endswith(" diagonal") else ("kernel",)
-    return [f"{name}.{tensor}" for tensor in stored]
+    if (count := structure.count("[")) > _BLOCKS:
+        raise UnreadableError(f"{name} has {count} blocks, where at most {_BLOCKS} are checked")
+    if (found := _OF_BLOCKS.fullmatch(structure)) is not None:
+        listed = enumerate(_LISTED.findall(found[3]))
+        return [tensor for k, (*_, inner) in listed for tensor in names(f"{name}.{k}", inner)]
+    own = _convolution(name, structure)[10] is not None
+    return [f"{name}.{tensor}" for tensor in (("kernel", "diagonal") if own else ("kernel",))]
+
+
+def _convolution(where: str, structure: str) -> re.Match[str]:
+    match = _CONVOLUTION.fullmatch(structure)
+    if match is None:
+        raise UnreadableError(f"{where} has the unknown structure {structure[:160]!r}")
+    return match
 
 
 def matrix(where: str, structure: str, stored: list[Array], square: bool) -> Matrix:
@@ -122,18 +174,42 @@ def matrix(where: str, structure: str, stored: list[Array], square: bool) -> Mat
         where: how a message begins.
         structure: its text.
         stored: its tensors, in the order of `names`.
-        square: whether it is W: from images to images of the same size.
+        square: whether it is W.
 
     Raises:
         UnreadableError: they are not of one another's sizes, or too large.
+    """
+    match = _OF_BLOCKS.fullmatch(structure)
+    if match is None:
+        return _single(where, structure, stored, square)
+    left, parts = iter(stored), []
+    for k, (top, side, inner) in enumerate(_LISTED.findall(match[3])):
+        row, column, own = int(top), int(side), [next(left) for _ in names("", inner)]
+        block = _single(f"{where}.{k}", inner, own, square and row == column)
+        rows, columns = range(row, row + block.rows), range(column, column + block.columns)
+        parts.append(Part(rows, columns, block))
+    found = Blocks(structure, int(match[1]), int(match[2]), parts)
+    convolutions = [part.block for part in parts if isinstance(part.block, Convolution)]
+    reason = _place_fault(found, square) or _pair_fault(parts) or _size_fault(convolutions)
+    if reason is not None:
+        raise UnreadableError(f"{where}: {reason}")
+    return found
+
+
+def _single(where: str, structure: str, stored: list[Array], square: bool) -> Single:
+    """The same of a matrix that is stored as it is, or of a convolution.
+
+    Args:
+        where: how a message begins.
+        structure: its text.
+        stored: its tensors.
+        square: whether it is W, or on the diagonal of W: from images to images of the same size.
     """
     if structure == "dense":
         if len(stored[0].shape) != 2:
             raise UnreadableError(f"{where} has shape {stored[0].shape}, not that of a matrix")
         return Dense(*stored[0].shape, stored[0].values)
-    match = _CONVOLUTION.fullmatch(structure)
-    if match is None:
-        raise UnreadableError(f"{where} has the unknown structure {structure[:160]!r}")
+    match = _convolution(where, structure)
     c, height, width, stride, *margins = (int(v) for v in match.group(1, 2, 3, 4, 6, 7, 8, 9))
     top, bottom, left, right = margins
     found = Convolution(
@@ -145,10 +221,42 @@ def matrix(where: str, structure: str, stored: list[Array], square: bool) -> Mat
         stored[0],
         stored[1] if match[10] else None,
     )
-    reason = _shape_fault(found) or _size_fault(found) or _square_fault(found, square)
+    reason = _shape_fault(found) or _size_fault([found]) or _square_fault(found, square)
     if reason is not None:
         raise UnreadableError(f"{where}: {reason} (structure {structure!r})")
     return found
+
+
+def _place_fault(found: Blocks, square: bool) -> str | None:
+    """Why blocks cannot stand where they are said to, if they cannot."""
+    if max(found.rows, found.columns) > _CELLS:
+        return f"{found.rows}x{found.columns}, where at most {_CELLS} rows and columns are checked"
+    for k, part in enumerate(found.parts):
+        rows, columns = part.rows, part.columns
+        if not (rows and columns):
+            return f"block {k} of {len(rows)}x{len(columns)} has no entries"
+        if rows.stop > found.rows or columns.stop > found.columns:
+            return f"block {k} of {len(rows)}x{len(columns)} leaves {found.rows}x{found.columns}"
+        if square and rows != columns and _common(rows, columns):
+            return f"block {k} meets the diagonal of W, and is not a square on it"
+    return None
+
+
+def _pair_fault(parts: list[Part]) -> str | None:
+    """Why blocks cannot stand beside one another, if they cannot."""
+    for k, part in enumerate(parts):
+        for j, other in enumerate(parts[:k]):
+            if _common(part.rows, other.rows) and _common(part.columns, other.columns):
+                return f"the blocks {j} and {k} overlap"
+        before = parts[k - 1] if k else part
+        if (before.rows.start, before.columns.start) > (part.rows.start, part.columns.start):
+            return f"block {k} must be listed before block {k - 1}: by its row, then its column"
+    return None
+
+
+def _common(a: range, b: range) -> bool:
+    """Whether two ranges have a number in common."""
+    return max(a.start, b.start) < min(a.stop, b.stop)
 
 
 def _shape_fault(found: Convolution) -> str | None:
@@ -172,21 +280,25 @@ def _shape_fault(found: Convolution) -> str | None:
     return None
 
 
-def _size_fault(found: Convolution) -> str | None:
-    """Why it is too large, if it is; nothing of its sizes has been taken from memory before."""
-    if (cells := found.image[0] * math.prod(found.padded)) > _CELLS:
-        return f"a padded image of {cells} numbers, where at most {_CELLS} are checked"
-    if (terms := found.rows * math.prod(found.kernel.shape[1:])) > _TERMS:
+def _size_fault(found: list[Convolution]) -> str | None:
+    """Why they are too large, if they are; nothing of their sizes has been taken from memory."""
+    if (cells := sum(each.image[0] * math.prod(each.padded) for each in found)) > _CELLS:
+        return f"padded images of {cells} numbers, where at most {_CELLS} are checked"
+    if (terms := sum(each.rows * math.prod(each.kernel.shape[1:]) for each in found)) > _TERMS:
         return f"{terms} terms, where at most {_TERMS} are checked"
     return None
 
 
 def _square_fault(found: Convolution, square: bool) -> str | None:
-    """Why it can be no W, or has a diagonal that it cannot have."""
+    """Why it cannot be on the diagonal of W, or has a diagonal that it cannot have."""
     if not square:
-        return None if found.diagonal is None else "only W has a diagonal of its own"
+        own = "only W has a diagonal of its own, and a block of W that stands on it"
+        return None if found.diagonal is None else own
     if found.stride != 1 or found.output != found.image:
-        return f"W must map images to images of the same size with stride 1, not to {found.output}"
+        return (
+            "W, or a block on its diagonal, must map images to images of the same size with"
+            f" stride 1, not to {found.output}"
+        )
     if found.diagonal is None:
         return None
     if found.diagonal.shape != (found.rows,):
