@@ -43,8 +43,9 @@ class Setting:
 class TrainConfig:
     """Settings of a training run; the defaults are the published recipe of [J22].
 
-    Time runs continuously: step s of S in epoch e (both from 0) is at `e + s/S`. eps and kappa are
-    0 until `ramp_start` and rise linearly, step by step, to their values at `ramp_end`.
+    Time runs continuously: step s of S in epoch e (both from 0) is at `e + s/S`. eps is 0 and kappa
+    `kappa_start` until `ramp_start`; both move linearly, step by step, to their values at
+    `ramp_end`.
 
     Example: `TrainConfig(hidden=50, eps=0.05, epochs=10)`.
 
@@ -83,6 +84,7 @@ class TrainConfig:
         eps: radius of the boxes in the sup-norm, in the units of the data: what is certified.
         overshoot: training boxes reach overshoot * eps, a little beyond what is certified.
         kappa: final weight of the robust or the adversarial loss beside the nominal one, in [0, 1].
+        kappa_start: weight of that loss until eps begins to rise, in [0, 1].
         tau: with "small-box", radius of the small boxes over that of the whole ones, in (0, 1]; at
             1 it is "inclusion", near 0 "adversarial".
         attack_steps: with "adversarial" and "small-box", steps of the ascent, each a forward and an
@@ -97,7 +99,8 @@ class TrainConfig:
         learning_rate: Adam's step size at the start, or after the warm-up.
         warmup: epochs over which Adam's step size rises to that linearly.
         decay: "step" lets it fall to learning_rate_late at late_epoch, "cosine" to 0 at the end by
-            half a cosine, `(1 + cos(pi time/epochs)) / 2`.
+            half a cosine, from decay_start on.
+        decay_start: with "cosine", when the step size begins to fall, in epochs.
         learning_rate_late: with "step", Adam's step size from late_epoch on.
         late_epoch: with "step", when the step size falls; default 30/40 of the epochs.
         ramp_start: when eps and kappa begin to rise; default 10/40 of the epochs.
@@ -145,6 +148,7 @@ class TrainConfig:
     eps: float = 0.1
     overshoot: float = 1.0
     kappa: float = 0.75
+    kappa_start: float = 0.0
     tau: float = 0.4
     attack_steps: int = 7
     attack_step_size: float | None = None
@@ -155,6 +159,7 @@ class TrainConfig:
     learning_rate: float = 5e-4
     warmup: float = 0.0
     decay: Literal["step", "cosine"] = "step"
+    decay_start: float = 0.0
     learning_rate_late: float = 1e-4
     late_epoch: float | None = None
     ramp_start: float | None = None
@@ -305,7 +310,8 @@ class TrainConfig:
             risen = min(max((time - start) / (end - start), 0.0), 1.0)
         else:
             risen = float(time >= start)
-        return Setting(risen * self.overshoot * self.eps, risen * self.kappa, self._rate(time))
+        kappa = self.kappa_start + risen * (self.kappa - self.kappa_start)
+        return Setting(risen * self.overshoot * self.eps, kappa, self._rate(time))
 
     def _rate(self, time: float) -> float:
         risen = min(time / self.warmup, 1.0) if self.warmup > 0 else 1.0
@@ -313,6 +319,8 @@ class TrainConfig:
 
     def _warm_rate(self, time: float) -> float:
         if self.decay == "cosine":
-            return self.learning_rate * (1 + math.cos(math.pi * time / self.epochs)) / 2
+            start = min(self.decay_start, self.epochs)
+            passed = max(time - start, 0) / max(self.epochs - start, 1e-9)
+            return self.learning_rate * (1 + math.cos(math.pi * passed)) / 2
         late = time >= self.milestone("late_epoch")
         return self.learning_rate_late if late else self.learning_rate

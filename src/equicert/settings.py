@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, get_args
 
 from equicert.errors import ConfigError
 
-_RAMPED: Final = ("overshoot", "kappa", "ramp_start", "ramp_end")
+_RAMPED: Final = ("overshoot", "kappa", "kappa_start", "ramp_start", "ramp_end")
 # Settings that belong to some recipes, or to some parametrisations of W.
 OWN_SETTINGS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "recipe": {
@@ -58,6 +58,8 @@ RANGES: Final[dict[str, _Range]] = {
     "eps": _NOT_NEGATIVE,
     "overshoot": _POSITIVE,
     "kappa": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "kappa_start": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "decay_start": _NOT_NEGATIVE,
     "tau": ("in (0, 1]", lambda v: 0 < v <= 1),
     "attack_steps": _COUNT,
     "attack_step_size": _POSITIVE,
