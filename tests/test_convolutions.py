@@ -441,12 +441,15 @@ def toy(inputs: int = 36) -> DataSet:
 def test_settings_make_the_network() -> None:
     config = TrainConfig(weights="convolutional", channels=3, input_kernel_size=5, kernel_size=2)
     made = initial_network(toy(), config, Raise())
+    assert isinstance(made, ImplicitNetwork)
     assert isinstance(made.weight, Convolutional)
     assert made.weight.geometry.image == Image(3, 3, 3)
     assert tuple(made.U.shape) == (3, 1, 5, 5)
     assert tuple(made.weight.T.shape) == (3, 3, 2, 2)
     coloured = dataclasses.replace(config, image="4x3x3", padding="circular", input_kernel_size=3)
-    assert initial_network(toy(), coloured, Raise()).input_map.parameter == (3, 4, 3, 3)
+    made = initial_network(toy(), coloured, Raise())
+    assert isinstance(made, ImplicitNetwork)
+    assert made.input_map.parameter == (3, 4, 3, 3)
 
 
 @pytest.mark.parametrize(
