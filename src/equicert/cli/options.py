@@ -22,9 +22,14 @@ class DataOptions:
         resume: continue the run in this folder, with its own options.
     """
 
-    preset: Literal["published", "best", "lipschitz-published", "adversarial", "small-box"] = (
-        "published"
-    )
+    preset: Literal[
+        "published",
+        "best",
+        "convolutional",
+        "lipschitz-published",
+        "adversarial",
+        "small-box",
+    ] = "published"
     data: str | None = None
     out: str | None = None
     domain: str | None = None
