@@ -179,8 +179,8 @@ class VerifyOptions:
     """Options of `equicert verify`. Give --network and --property, or --instances and --out.
 
     Args:
-        network: an .onnx file of a fully connected ReLU network, or a .safetensors or .npz model;
-            .onnx.gz is read as it is.
+        network: an .onnx file of a fully connected ReLU network, a .safetensors or .npz model, or
+            zoo:NAME; .onnx.gz is read as it is.
         property: a .vnnlib file: a box of inputs and linear constraints on outputs, which name the
             unsafe set; .vnnlib.gz is read as it is.
         timeout: seconds after which the verdict is timeout; with --instances, at most these for
@@ -261,7 +261,8 @@ class ReproduceOptions:
         data: digits, mnist, or an .npz file with x_train, y_train, x_test, y_test.
         out: folder for models, verdicts, figure and results.
         preset: of figure2 and verification, recipe of the robust model: published, or best.
-        model: of verification, a .safetensors or .npz file to verify instead of a trained model.
+        model: of verification, a .safetensors or .npz file, or zoo:NAME, to verify instead of a
+            trained model.
         seeds: number of training runs a model, with seeds 0, 1, ...; default 3, of verification and
             quick 1.
         epochs: of each training run; default the recipe's, quick 1, 2 or 10.

@@ -184,7 +184,7 @@ class _Bench:
             certificates.append(_certified(method, found.summary))
             contradictions += _contradictions(model.name, method.name, self.eps, found, struck)
             clean = found.summary["clean_accuracy"] if clean is None else clean
-        entries = _entries(network)
+        entries = stored_entries(network)
         return Compared(
             model.name,
             network.digest,
@@ -230,7 +230,8 @@ class _Bench:
         self.progress.stage(number * each + place + 1, self.models * each, f"{model.name}: {what}")
         out = None
         if self.folder is not None:
-            out = self.folder / f"{number + 1}-{model.name.strip('/').replace('/', '-')}" / what
+            name = model.name.strip("/").replace("/", "-").replace(":", "-")
+            out = self.folder / f"{number + 1}-{name}" / what
         return evaluate_lines(
             job,
             model.network,
@@ -282,7 +283,7 @@ def _no_proof(network: StoredNetwork) -> str:
     return ""
 
 
-def _entries(network: StoredNetwork) -> list[Tensor]:
+def stored_entries(network: StoredNetwork) -> list[Tensor]:
     """The stored tensors of W, U, b, C and c."""
     operators = [*network.W.tensors().values(), *network.U.tensors().values()]
     return [*operators, network.b, network.C, network.c]
