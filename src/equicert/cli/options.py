@@ -26,6 +26,7 @@ class DataOptions:
         "published",
         "best",
         "convolutional",
+        "convolutional-0.3",
         "lipschitz-published",
         "adversarial",
         "small-box",
