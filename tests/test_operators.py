@@ -17,7 +17,7 @@ import exact
 from equicert.activations import Tanh
 from equicert.contraction import prove_contraction
 from equicert.enclosures import Enclosure
-from equicert.operators import Convolution, Dense, Geometry, Image, Margins, Operator
+from equicert.operators import Convolution, Dense, Geometry, Image, Margins, Operator, Part
 from equicert.rounding import gamma
 from equicert.stored import StoredNetwork
 
@@ -113,6 +113,13 @@ OPERATORS: dict[str, Callable[[], Operator]] = {
     ).transpose(),
     "convolution, own diagonal, transposed": lambda: with_own(
         convolution((2, 3, 2), (2, 2, 3, 2), circular=True)
+    ).transpose(),
+    "part, square": lambda: Part(Circulant(entries(5)), torch.tensor([3, 0]), torch.tensor([3, 0])),
+    "part, rows": lambda: Part(
+        convolution((1, 5, 4), (3, 1, 3, 2), 2, Margins(1, 1, 0, 1)), torch.tensor([0, 3, 7]), None
+    ),
+    "part, transposed": lambda: Part(
+        Dense(entries(4, 5)), torch.tensor([1, 2]), torch.tensor([4, 0, 1])
     ).transpose(),
 }
 

@@ -15,11 +15,13 @@ from typing import final
 import torch
 from torch import Tensor
 
+from equicert.operators import Dense
 from equicert.relaxation.lagrangian import Lagrangian, Rows
 
-_PICARD = 12  # steps towards the adjoint solution before a direct solve is tried
+_PICARD = 12  # steps of a sweep towards the adjoint solution
 _CONVERGED = 1e-3  # of the largest |p|
-_DIRECT_STATES = 256  # largest n for which the adjoint system is factorised
+_DIRECT_STATES = 256  # largest n for which the adjoint system of a matrix is factorised
+_SWEEPS = 4  # more of them where it is not
 _MOMENTS = 0.8, 0.95  # of Adam: short, for short ascents
 _DECAY = 0.02  # of the step size from the first step to the last
 _CHECKED = 4  # steps between looks at which rows are done
@@ -36,17 +38,11 @@ def adjoint_start(
     """
     rows = lagrangian.prepared(rows)
     low, high = lagrangian.graph.lines(rows.lo, rows.hi)
-    driven = rows.a if rows.e is None else torch.addmm(rows.a, rows.e, lagrangian.W)
-    p, moved = driven, torch.full_like(driven[:, 0], torch.inf)
-    slope = low
-    for _ in range(_PICARD):
-        slope = torch.where(p > 0, low, high)
-        following = torch.addmm(driven, slope * p, lagrangian.W)
-        moved = (following - p).abs().amax(1)
-        p = following
-    stuck = ~(moved <= _CONVERGED * p.abs().amax(1))
-    if bool(stuck.any()) and len(lagrangian.b) <= _DIRECT_STATES:
-        p[stuck] = _solved(lagrangian, driven[stuck], _some(low, stuck), _some(high, stuck))
+    driven = rows.a if rows.e is None else lagrangian.pulled_back(rows.e, rows.a)
+    p, stuck = _swept(lagrangian, driven, driven, low, high)
+    if bool(stuck.any()):
+        some = (part if len(part) == 1 else part[stuck] for part in (driven, low, high))
+        p[stuck] = _solved(lagrangian, p[stuck], *some)
     multiplier = torch.where(p > 0, low, high) * p
     zero = torch.zeros_like(multiplier)
     value, at_zero = lagrangian.value(rows, multiplier), lagrangian.value(rows, zero)
@@ -60,22 +56,42 @@ def adjoint_start(
     return torch.where(better, before, value), torch.where(better[:, None], known, multiplier)
 
 
-def _some(part: Tensor, rows: Tensor) -> Tensor:
-    return part if len(part) == 1 else part[rows]
+def _swept(
+    lagrangian: Lagrangian,
+    p: Tensor,  # (batch, n), to begin with
+    driven: Tensor,  # (batch, n)
+    low: Tensor,  # (batch, n) or (1, n)
+    high: Tensor,
+) -> tuple[Tensor, Tensor]:  # (batch, n), (batch,) bool
+    """`p = driven + W_off^T h(p)` by a few Picard steps, and which rows are not near it yet."""
+    before = p
+    for _ in range(_PICARD):
+        before, p = p, lagrangian.pulled_back(torch.where(p > 0, low, high) * p, driven)
+    return p, ~((p - before).abs().amax(1) <= _CONVERGED * p.abs().amax(1))
 
 
 def _solved(
     lagrangian: Lagrangian,
+    p: Tensor,  # (batch, n), swept
     driven: Tensor,  # (batch, n)
     low: Tensor,  # (batch, n) or (1, n)
     high: Tensor,
 ) -> Tensor:  # (batch, n)
-    """p by linear solves, the signs taken from the one before; p = driven to begin with."""
-    p = driven
+    """p of rows that are not: by more sweeps, or where it is cheap by linear solves.
+
+    Those take the signs from the p before; from driven, to begin with.
+    """
+    if not isinstance(lagrangian.W, Dense) or len(lagrangian.b) > _DIRECT_STATES:
+        for _ in range(_SWEEPS):
+            p, stuck = _swept(lagrangian, p, driven, low, high)
+            if not bool(stuck.any()):
+                break
+        return p.nan_to_num(0.0, 0.0, 0.0)
+    p, W = driven, lagrangian.W.A
     identity = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
     for _ in range(3):
         slope = torch.where(p > 0, low, high)
-        system = identity - lagrangian.W.mT * slope[:, None, :]
+        system = identity - W.mT * slope[:, None, :]
         p = torch.linalg.solve_ex(system, driven[:, :, None])[0][:, :, 0]
     return p.nan_to_num(0.0, 0.0, 0.0)
 
