@@ -24,6 +24,7 @@ _DIRECT_STATES = 256  # largest n for which the adjoint system of a matrix is fa
 _SWEEPS = 4  # more of them where it is not
 _MOMENTS = 0.8, 0.95  # of Adam: short, for short ascents
 _DECAY = 0.02  # of the step size from the first step to the last
+_SPARE = 2.0**-16  # of the same: how far beyond enough is enough in float32
 _CHECKED = 4  # steps between looks at which rows are done
 
 
@@ -36,7 +37,17 @@ def adjoint_start(
 
     Behind the bound that it gives, in plain floating point.
     """
-    rows = lagrangian.prepared(rows)
+    fast, double = lagrangian.proposing, rows.a.dtype
+    before = None if known is None else known.to(fast.b)
+    value, multiplier = _start(fast, fast.prepared(rows.to(fast.b.dtype)), before)
+    return value.to(double), multiplier.to(double)
+
+
+def _start(
+    lagrangian: Lagrangian,
+    rows: Rows,
+    known: Tensor | None,  # (batch, n)
+) -> tuple[Tensor, Tensor]:  # (batch,), (batch, n)
     low, high = lagrangian.graph.lines(rows.lo, rows.hi)
     driven = rows.a if rows.e is None else lagrangian.pulled_back(rows.e, rows.a)
     p, stuck = _swept(lagrangian, driven, driven, low, high)
@@ -118,12 +129,28 @@ class Ascent:
         deadline: float = math.inf,  # of time.monotonic: what is best then is the result
     ) -> tuple[Tensor, Tensor, Tensor]:  # (batch,), (batch, n), (batch, r)
         """The best bound found, its multiplier, and inputs that minimise near there."""
+        fast, double = lagrangian.proposing, rows.a.dtype
+        known = start[0].to(fast.b), start[1].to(fast.b)
+        found = self._run(fast, rows.to(fast.b.dtype), known, enough, deadline)
+        best, multiplier, inputs = (part.to(double) for part in found)
+        return best, multiplier, inputs
+
+    def _run(
+        self,
+        lagrangian: Lagrangian,
+        rows: Rows,
+        start: tuple[Tensor, Tensor],
+        enough: Tensor | None,
+        deadline: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same in the arithmetic of this Lagrangian."""
         best, here = start[0].clone(), start[1].clone()
         multiplier = here.clone()
         inputs = rows.centre.expand(len(rows), -1).clone()
         size = torch.maximum(here.abs().amax(1), 0.1 * rows.a.abs().amax(1))
         if rows.e is not None:
             size = torch.maximum(size, 0.1 * rows.e.abs().amax(1))
+        spare = size * (_SPARE if size.dtype == torch.float32 else 0.0)
         going = torch.arange(len(rows), device=here.device)
         part = lagrangian.prepared(rows)
         first, second = torch.zeros_like(here), torch.zeros_like(here)
@@ -133,7 +160,7 @@ class Ascent:
                 break
             if enough is not None and t % _CHECKED == 0:
                 limit = enough if enough.ndim == 0 else enough[going]
-                kept = ~(best[going] > limit)
+                kept = ~(best[going] > limit + spare[going])
                 if not bool(kept.any()):
                     break
                 if not bool(kept.all()):

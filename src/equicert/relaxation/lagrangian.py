@@ -19,7 +19,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from equicert.operators import Operator, part_of
+from equicert.operators import Dense, Operator, part_of
 from equicert.relaxation.graphs import Graph, PiecewiseLinear
 from equicert.relaxation.smooth import Smooth
 from equicert.rounding import TINY, UNIT, down, gamma, up
@@ -63,6 +63,16 @@ class Rows:
     def __len__(self) -> int:
         return len(self.a)
 
+    def to(self, dtype: torch.dtype) -> Rows:
+        """The same in another type."""
+        if self.a.dtype == dtype:
+            return self
+        e = None if self.e is None else self.e.to(dtype)
+        columns = (self.a, self.error, self.lo, self.hi, self.centre, self.half)
+        a, error, lo, hi, centre, half = (part.to(dtype) for part in columns)
+        ends = None if self.ends is None else (self.ends[0].to(dtype), self.ends[1].to(dtype))
+        return Rows(a, e, error, lo, hi, centre, half, ends)
+
 
 @dataclass(frozen=True)
 class Lagrangian:
@@ -90,6 +100,19 @@ class Lagrangian:
         kind = Smooth if network.activation.slopes is None else PiecewiseLinear
         graph = kind(network.activation, network.diagonal)
         return cls(graph, network.off_diagonal.A, network.U, network.b)
+
+    @cached_property
+    def proposing(self) -> Lagrangian:
+        """What multipliers are looked for with: itself, or in float32 where W is no full matrix.
+
+        Products of convolutions are many times faster there, by the library's own algorithms.
+        """
+        if isinstance(self.W, Dense):
+            return self
+        single = torch.float32
+        graph = type(self.graph)(self.graph.activation, self.graph.diagonal.to(single))
+        W, U = self.W.to(dtype=single), self.U.to(dtype=single)
+        return Lagrangian(graph, W, U, self.b.to(single))
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
