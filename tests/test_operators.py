@@ -230,6 +230,7 @@ def test_type_and_place(make: Make) -> None:
     narrow = A.to(dtype=torch.float32)
     assert narrow.dtype == torch.float32
     assert narrow.apply(torch.zeros(1, A.shape[1], dtype=torch.float32)).dtype == torch.float32
+    assert narrow.apply(torch.zeros(0, A.shape[1], dtype=torch.float32)).shape == (0, A.shape[0])
     assert torch.equal(matrix(narrow.to(dtype=torch.float64)), matrix(narrow).double())
     assert matrix(narrow.absolute()).dtype == narrow.absolute_row_sums().dtype == torch.float32
 

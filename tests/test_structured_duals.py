@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from equicert.bounds import Complete, Dual, Interval, Tightening, sample
+from equicert import lipschitz
+from equicert.bounds import Complete, Dual, Interval, Lipschitz, Tightening, sample
 from equicert.boxes import Box
+from equicert.lipschitz import zeta_bound
 from equicert.operators import Convolution, Dense, Geometry, Image, Margins, Operator, Part
 from equicert.queries import Query
 from equicert.relaxation import Ascent, Lagrangian, Rows, adjoint_start
@@ -307,3 +309,19 @@ def test_proposals_in_float32_are_as_good(activation: str) -> None:
         found.append(double.below(rows, multiplier))
         assert torch.allclose(found[-1], value, rtol=1e-4, atol=1e-3)
     assert float((found[0] - found[1]).mean()) > -0.02 * float(found[1].abs().mean())
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
+def test_sensitivity_beyond_the_size_of_inverses(
+    activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = network(7, activation)
+    query = asked(held, 0.25)
+    expected = zeta_bound(held, torch.full((1, held.inputs), 0.25).double())
+    plain = Lipschitz().answer(held, query)
+    monkeypatch.setattr(lipschitz, "MOST_INVERTED", 0)
+    found = zeta_bound(sealed(held), torch.full((1, held.inputs), 0.25).double())
+    assert torch.allclose(found, expected, rtol=1e-6, atol=1e-9)
+    answer = Lipschitz().answer(sealed(held), query)
+    assert bool(answer.state.proved.all())
+    assert torch.allclose(answer.lower, plain.lower, rtol=1e-6, atol=1e-6)
