@@ -1,4 +1,4 @@
-"""Sequentials of many kinds of layers as one stored network: the same function, and what is refused."""
+"""Sequentials of many layers as one stored network: the same function, and what is refused."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def conv(inner: int, out: int, size: int, stride: int = 1, **more: object) -> nn
     return nn.Conv2d(inner, out, size, stride, **more)  # type: ignore[arg-type]
 
 
-ROWS = {  # layers between the image, 1 x 4 x 4, and the activation; is what they make a convolution?
+ROWS = {  # layers between the image, 1 x 4 x 4, and the activation; do they make a convolution?
     "one": ([conv(1, 2, 3, padding=1)], True),
     "even, same": ([conv(1, 2, 2, padding="same")], True),
     "circular": ([conv(1, 2, 3, padding=1, padding_mode="circular")], True),
