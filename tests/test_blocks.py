@@ -15,6 +15,7 @@ import exact
 from equicert.activations import parse_activation
 from equicert.bounds import Interval
 from equicert.boxes import Box
+from equicert.errors import ModelError
 from equicert.operators import Blocks, Dense, stacked
 from equicert.problems import AdjointProblem, ContractingProblem
 from equicert.solution import Solution
@@ -89,6 +90,14 @@ def test_every_block_is_read_once_when_its_states_are_known(name: str) -> None:
     if stages:
         assert known == set(range(5))
         assert sorted(map(id, seen)) == sorted(id(block.A) for block in W.blocks)
+
+
+def test_blocks_that_meet_the_diagonal_are_no_weights() -> None:
+    """A file with them is refused when it is read, by name."""
+    with pytest.raises(
+        ModelError, match=r"the block at 1\+2 meets the diagonal without lying on it"
+    ):
+        network(stacked((5, 5), [(1, 2, Dense(torch.ones(2, 2)))]))
 
 
 def test_one_operator_may_stand_in_two_places() -> None:
