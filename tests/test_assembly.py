@@ -90,6 +90,10 @@ ROWS = {  # layers between the image, 1 x 4 x 4, and the activation; do they mak
     "bias, then padding": ([conv(1, 2, 1), conv(2, 1, 3, padding=1)], False),
     "padding twice": ([conv(1, 1, 3, padding=1, bias=False)] * 2, False),
     "circular, then none": ([conv(1, 1, 3, padding=1, padding_mode="circular")] * 2, False),
+    "circular, then valid": (
+        [conv(1, 1, 3, padding=1, padding_mode="circular"), conv(1, 1, 2)],
+        False,
+    ),
     "pool": ([nn.AvgPool2d(2)], True),
     "pool with a remainder": ([nn.AvgPool2d(3)], True),
     "pools that overlap": ([nn.AvgPool2d(2, 1)], True),
