@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -296,9 +295,9 @@ def test_a_block_that_was_put_together_is_refused() -> None:
 
 
 def test_matrices_beyond_memory_are_refused() -> None:
-    wide = nn.Linear(2, 2**12 + 1, bias=False)
-    module = nn.Sequential(wide, nn.BatchNorm1d(2**12 + 1).eval(), nn.Linear(2**12 + 1, 2))
-    assert dataclasses.is_dataclass(assemble(nn.Sequential(*module[:2], nn.ReLU(), module[2]), 2))
-    alone = nn.Sequential(nn.BatchNorm1d(2**12 + 1).eval(), nn.ReLU(), nn.Linear(2**12 + 1, 2))
+    width = 2**12 + 1
+    layers = [nn.BatchNorm1d(width).eval(), nn.ReLU(), nn.Linear(width, 2)]
+    wide = nn.Linear(2, width, bias=False)
+    assert assemble(nn.Sequential(wide, *layers), 2).states == width  # it is scaled, row by row
     with pytest.raises(ModelError, match=r"layer 0 .*multiply out to a matrix of 16785409 entries"):
-        assemble(alone, 2**12 + 1)
+        assemble(nn.Sequential(*layers), width)

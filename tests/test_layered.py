@@ -223,7 +223,7 @@ def test_complete_agrees_with_every_linear_region() -> None:
         for parameter in module.parameters():
             parameter.copy_((16 * parameter).round() / 16)
     network = LayeredNetwork(module, 2).store()
-    arrays = [v.numpy() for v in (network.W.dense(), network.U.dense(), network.b)]
+    W, U, b = (v.numpy() for v in (network.W.dense(), network.U.dense(), network.b))
     x = (16 * points(2, 6)).round() / 16
     labels = network.predict(x).argmax(1)
     statuses = []
@@ -232,7 +232,7 @@ def test_complete_agrees_with_every_linear_region() -> None:
             margin = (network.C[y] - network.C[1 - y])[None].numpy()
             shift = (network.c[y] - network.c[1 - y])[None].numpy()
             ends = (row - eps).numpy(), (row + eps).numpy()
-            ((least, _),) = exact.exact_range(*arrays, margin, shift, *ends)
+            ((least, _),) = exact.exact_range(W, U, b, margin, shift, *ends)
             method = Complete(timeout=10.0)
             (verdict,) = certify(network, row[None], y[None], eps, method=method)
             assert verdict.status == ("certified" if least > 0 else "falsified")
