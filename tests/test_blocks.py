@@ -127,6 +127,22 @@ def test_radii_bound_the_exact_error(name: str, activation: str) -> None:
         assert bool((staged.bound <= tolerance * (1 + 1e-9)).all())
 
 
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
+def test_what_later_stages_magnify_is_in_the_radius(solver: Solver) -> None:
+    """A block solved to a tenth, and a layer behind it that takes it 64 times."""
+    W = stacked(
+        (5, 5),
+        [(0, 0, Dense(0.5 * torch.eye(2).flip(0))), (2, 0, Dense(torch.full((3, 2), 64.0)))],
+    )
+    held, x = network(W), points()
+    u = torch.ones(1, 5)
+    found = solve(held.driven_problem(u), solver, 0.1, 1000)
+    error = (found.value - torch.tensor([[2.0, 2.0, 257.0, 257.0, 257.0]])).abs().amax(-1)
+    assert bool((error <= found.radius).all())
+    assert bool((error <= 0.1).all())
+    assert float(solve(held.state_problem(x), solver, 0.1, 1000).bound.amax()) <= 0.1 + 1e-12
+
+
 @given(
     name=st.sampled_from(list(LAYOUTS)),
     seed=st.integers(0, 2**16),
@@ -191,7 +207,9 @@ def test_what_is_not_finite_or_not_done_is_not_converged() -> None:
     assert not bool(short.converged.any())
     assert bool((short.bound > 1e-9).all())
     deep = network(blocks("explicit only")).driven_problem(torch.full((1, 5), torch.inf))
-    assert not bool(solve(deep, Picard(), 1e-6, 10).converged.any())
+    lost = solve(deep, Picard(), 1e-6, 10)
+    assert not bool(lost.converged.any())
+    assert bool(lost.bound.isnan().all())
 
 
 @EACH
