@@ -27,6 +27,7 @@ from benchmarks.subjects import (
     TrainingStep,
     batches_of,
     count_steps,
+    random_network,
     trained,
     trained_network,
     variant,
@@ -141,16 +142,17 @@ def measure(
     solvers = {name: Average() if name == "average" else Picard() for name in NAMES}
     copies = {name: variant(networks[name], solvers[name]) for name in NAMES}
     batches = batches_of(few, sizes.batch, 2)
-    steps = {name: count_steps(copies[name], batches, few) for name in NAMES}
+    steps = {name: count_steps(copies[name], batches[:1], few) for name in NAMES}
     step = {name: TrainingStep(copies[name], batches, few) for name in NAMES}
     step_times = interleaved(step, rounds, budget)
     certifying = {
         name: Certifying(network.store(), few, solvers[name]) for name, network in networks.items()
     }
-    verdict_times = interleaved(certifying, -(-rounds // 4), budget)
+    outcomes: dict[str, tuple[list[Verdict], int]] = {}
+    calls = {name: _kept(outcomes, name, call) for name, call in certifying.items()}
+    verdict_times = interleaved(calls, -(-rounds // 4), budget)
     once = replace(few, x_train=few.x_train[: sizes.batch], y_train=few.y_train[: sizes.batch])
     stepping = {name: Stepping(copies[name], once) for name in NAMES}
-    outcomes = {name: call.verdicts() for name, call in certifying.items()}
     return {
         "settings": {
             "batch": sizes.batch,
@@ -180,20 +182,28 @@ def subjects(few: DataSet, work: Path, sizes: Sizes) -> tuple[dict[str, Network]
     """The networks by name, and the seconds that training took of the two that are trained."""
     common: dict[str, Any] = {
         "kappa": KAPPA,
-        "ramp_start": 0.0,
-        "ramp_end": sizes.epochs / 2,
-        "threads": 1,
+        "kappa_start": 0.0,
+        "input_gain": 1.0,
         "epochs": sizes.epochs,
         "batch_size": sizes.batch,
         "seed": SEED,
-        "input_gain": 1.0,
+        "threads": 1,
     }
     convolutional = TrainConfig(
-        weights="convolutional", channels=sizes.channels, learning_rate=1e-3, **common
+        weights="convolutional",
+        channels=sizes.channels,
+        learning_rate=1e-3,
+        ramp_start=0.0,
+        ramp_end=sizes.epochs / 2,
+        **common,
     )
-    network, took = trained(few, convolutional, work)
+    # Deeper: a faster rise of eps leaves it with states that are 0 for every input.
+    rise = {"ramp_start": sizes.epochs / 4, "ramp_end": sizes.epochs, "learning_rate": 2e-3}
     front = {} if sizes.front is None else {"front": sizes.front}
-    layered, took_layered = trained_network(few, preset("convolutional", **common, **front), work)
+    network, took = trained(few, convolutional, work)
+    layered, took_layered = trained_network(
+        few, preset("convolutional", **common, **rise, **front), work
+    )
     networks: dict[str, Network] = {
         "convolution": network,
         "average": network,
@@ -219,6 +229,15 @@ def _few(data: DataSet, sizes: Sizes) -> DataSet:
         x_test=data.x_test[test],
         y_test=data.y_test[test],
     )
+
+
+def _kept(outcomes: dict[str, Any], name: str, call: Certifying) -> Callable[[], None]:
+    """The call, whose outcome is kept."""
+
+    def certified() -> None:
+        outcomes[name] = call.verdicts()
+
+    return certified
 
 
 def _held(verdicts: list[Verdict]) -> int:
@@ -254,10 +273,19 @@ def resident(call: Callable[[], None]) -> dict[str, int]:
 
 def _alone(path: str) -> dict[str, int]:
     """Make the call that a file holds; the bytes before, and the most until the end."""
-    call = torch.load(path, weights_only=False)  # written by `resident`
+    call: Stepping | Certifying = torch.load(path, weights_only=False)  # written by `resident`
+    _load_libraries(call.data)
     before = now_resident()
     call()
     return {"before_bytes": before, "most_bytes": most_resident()}
+
+
+def _load_libraries(data: DataSet) -> None:
+    """Both calls on a network of two states: what they import and compile is then in memory."""
+    few = replace(data, x_test=data.x_test[:2], y_test=data.y_test[:2])
+    tiny = random_network(2, data)
+    Stepping(variant(tiny), few)()
+    Certifying(tiny.store(), few, Picard())()
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def _subjects_text(found: dict[str, Any]) -> str:
         f" with W and U as full matrices; and the network of the preset `convolutional`, explicit"
         f" convolutions before an implicit block, {count(states['layers'])} states in all. Both"
         f" were trained for {settings['training_steps']} steps of {settings['batch']} samples"
-        f" (kappa = {settings['kappa']:g}, eps rising to {settings['eps']:g} in the first half) on"
+        f" (kappa = {settings['kappa']:g}, eps rising to {settings['eps']:g} meanwhile) on"
         f" the first {count(settings['images'])} training images, in"
         f" {seconds(took['convolution'])} and {seconds(took['layers'])}: weights as training makes"
         " them, by no means what it can reach. They contract at"
