@@ -256,10 +256,12 @@ class ReproduceOptions:
         data: digits, mnist, or an .npz file with x_train, y_train, x_test, y_test.
         out: folder for models, verdicts, figure and results.
         preset: of figure2 and verification, recipe of the robust model: published, or best.
-        model: of verification, a .safetensors or .npz file to verify instead of a trained model.
-        seeds: number of training runs a model, with seeds 0, 1, ...; default 3, of verification and
-            quick 1.
-        epochs: of each training run; default the recipe's, quick 1, 2 or 10.
+        model: of verification, a .safetensors or .npz file to verify instead of a trained model. Of
+            convolutions NAME=FILE, or several separated by commas: models in place of the ones that
+            would be trained as dense, convolutional and convolutional-0.3, or beside them.
+        seeds: number of training runs a model, with seeds 0, 1, ...; default 3, of verification,
+            convolutions and quick 1.
+        epochs: of each training run; default the recipe's, quick 1, 2, 10 or 12.
         eps_max: of figure2 and verification, the largest radius of the grid, at least 0.1.
         timeout: of verification, seconds a sample; default 10.
         limit: only the first so many test samples; default all, of verification and quick 1000, of

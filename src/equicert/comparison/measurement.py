@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from torch import Tensor
-
 from equicert.attack_run import AttackRun
 from equicert.attacks import PGD
 from equicert.bounds import (
@@ -36,6 +34,7 @@ from equicert.errors import (
 )
 from equicert.evaluation import Evaluation, evaluate_lines
 from equicert.experiments.progress import Progress
+from equicert.experiments.provenance import stored_entries
 from equicert.experiments.verdicts import (
     Contradiction,
     ContradictionError,
@@ -184,7 +183,7 @@ class _Bench:
             certificates.append(_certified(method, found.summary))
             contradictions += _contradictions(model.name, method.name, self.eps, found, struck)
             clean = found.summary["clean_accuracy"] if clean is None else clean
-        entries = _entries(network)
+        entries = stored_entries(network)
         return Compared(
             model.name,
             network.digest,
@@ -280,12 +279,6 @@ def _no_proof(network: StoredNetwork) -> str:
     except NotContractingError as error:
         return f"no unique fixed point is proved: mu(W) = {error.mu:.6g}{error.detail}"
     return ""
-
-
-def _entries(network: StoredNetwork) -> list[Tensor]:
-    """The stored tensors of W, U, b, C and c."""
-    operators = [*network.W.tensors().values(), *network.U.tensors().values()]
-    return [*operators, network.b, network.C, network.c]
 
 
 def _certified(method: Method, summary: Mapping[str, Any]) -> Certified:
