@@ -389,6 +389,7 @@ def test_activations_are_for_models_that_name_none(
         (["a.npz", "a.safetensors"], ["a.npz", "a.safetensors"]),
         (["a/model.safetensors", "a.npz"], ["model.safetensors", "a.npz"]),
         (["a.v1.npz", "a.v2.npz"], ["a.v1", "a.v2"]),
+        (["zoo:a-0.1", "zoo:a-0.3", "a-0.1.npz"], ["zoo:a-0.1", "zoo:a-0.3", "a-0.1"]),
     ],
 )
 def test_short_names(paths: list[str], names: list[str]) -> None:

@@ -26,7 +26,7 @@ FLOORS = {
     " lipschitz_below conditions deployed properties conjunctions",
     5: "data mnist vectors models losses adversarial recipes runs settings schedules presets"
     " certificates records small_boxes compressed s_expressions vnnlib onnx_models"
-    " onnx_operators",
+    " onnx_operators zoo",
     6: "training initialisation checkpoints certification certify_run processes image radius jobs"
     " evaluation attack_run inspection verification instances",
     7: "comparison experiments report figures",

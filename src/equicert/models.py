@@ -26,6 +26,7 @@ from equicert.errors import ModelError, nearest
 from equicert.operators import Dense, Operator, structures
 from equicert.runs import write_atomic
 from equicert.stored import StoredNetwork
+from equicert.zoo import resolve
 
 _FORMAT = "equicert-1"
 _OPERATORS: Final = ("W", "U")
@@ -89,7 +90,8 @@ def load_model(path: str | Path, activation: str | None = None) -> StoredNetwork
 
     Args:
         path: a .safetensors file that `save_model` wrote, or an .npz file with `W, U, b, C, c`,
-            float32 or float64, and perhaps `eta`, `Lambda` and `activation`.
+            float32 or float64, and perhaps `eta`, `Lambda` and `activation`; or `zoo:NAME`, a
+            model that comes with the package.
         activation: needed where an npz file does not name it; must not contradict the file.
 
     Raises:
@@ -158,6 +160,7 @@ def _names(structure: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> _Contents:
+    path = resolve(path)
     readers = {".safetensors": _read_safetensors, ".npz": _read_npz}
     kind = path.suffix.lower()
     try:

@@ -76,7 +76,7 @@ class Verification:
 
 
 def load_network(path: str | Path, activation: str | None = None) -> OnnxNetwork:
-    """A network to verify: .onnx, .onnx.gz, .safetensors or .npz.
+    """A network to verify: .onnx, .onnx.gz, .safetensors, .npz or `zoo:NAME`.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""The commands of `equicert`: train, certify, check, bound, attack, inspect, reproduce, demo."""
+"""The commands of `equicert`: train, certify, check, bound, attack, inspect, zoo, ...."""
 
 from equicert.cli.main import main
 

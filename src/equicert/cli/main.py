@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NoReturn
 
 from jsonargparse import ArgumentParser
 
-from equicert import __version__, checker
+from equicert import __version__, checker, zoo
 from equicert.cli import commands, demo
 from equicert.cli.compare import run_compare
 from equicert.cli.options import (
@@ -26,7 +26,8 @@ from equicert.cli.options import (
 )
 from equicert.cli.reproduce import EXPERIMENTS, run_reproduce
 from equicert.cli.verify import run_verify
-from equicert.errors import EquicertError, InputError, OutputError, nearest
+from equicert.cli.zoo import run_zoo
+from equicert.errors import EquicertError, InputError, ModelError, OutputError, nearest
 from equicert.presets import PRESETS
 from equicert.schedules import TrainConfig
 
@@ -65,6 +66,8 @@ _HELP = {
     " published numbers. 'systems': every system of this package under its best certificate."
     " 'verification': what each method of `certify --method auto` decides, and at what cost."
     " 'convolutions': dense and convolutional networks, beside the best published numbers.",
+    "zoo": "List the models that come with the package, zoo:NAME wherever a model is taken: what"
+    " was measured of them, and the commands that made and measured them.",
     "demo": "Train on handwritten digits, certify, attack, and write figures and a report.",
 }
 
@@ -79,6 +82,7 @@ _OPTIONS: dict[str, list[type[Any]]] = {
     "compare": [CompareOptions],
     "verify": [VerifyOptions],
     "reproduce": [ReproduceOptions],
+    "zoo": [],
     "demo": [DemoOptions],
 }
 
@@ -95,6 +99,8 @@ _FLAGS = {  # name: (the commands that have it, help)
         "no progress and no table",
     ),
 }
+
+_MODEL = "a .safetensors or .npz file, or zoo:NAME"
 
 
 class _Parser(ArgumentParser):
@@ -128,7 +134,11 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point: exit status 0 for success, 2 for bad input, 1 for a run that failed."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["check"]:  # it reads its own words, and nothing of ours comes in between
-        sys.exit(checker.main(argv[1:]))
+        try:
+            words = _with_file(argv[1:])
+        except ModelError as error:
+            _fail(str(error), 2)
+        sys.exit(checker.main(words))
     parser = _build(argv)
     options = parser.parse_args([_with_underscores(word) for word in argv])
     if options.command is None:
@@ -147,6 +157,17 @@ def main(argv: list[str] | None = None) -> None:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _with_file(words: list[str]) -> list[str]:
+    """The words of `check`, with a file for `--model zoo:NAME`: the checker knows no other."""
+    found = []
+    for before, word in zip(["", *words[:-1]], words, strict=True):
+        option = "--model=" if word.startswith("--model=") else ""
+        model = word.removeprefix(option)
+        named = (option or before == "--model") and model.startswith(zoo.PREFIX)
+        found.append(f"{option}{zoo.resolve(model)}" if named else word)
+    return found
 
 
 def _build(argv: list[str]) -> _Parser:
@@ -168,10 +189,10 @@ def _add_options(parser: _Parser, name: str) -> None:
     if name == "reproduce":
         parser.add_argument("experiment", type=str, help=", ".join(EXPERIMENTS))
     elif name == "compare":
-        parser.add_argument("models", type=str, nargs="+", help=".safetensors or .npz files")
-    elif name not in ("train", "demo", "verify"):
-        parser.add_argument("model", type=str, help="a .safetensors or .npz file")
-    if name != "demo":
+        parser.add_argument("models", type=str, nargs="+", help=f"{_MODEL} each")
+    elif name not in ("train", "demo", "verify", "zoo"):
+        parser.add_argument("model", type=str, help=_MODEL)
+    if name not in ("demo", "zoo"):
         parser.add_argument("--config", action="config", help="YAML file with options by name")
     for options in _OPTIONS[name]:
         parser.add_class_arguments(options, nested_key=None)
@@ -207,6 +228,8 @@ def _run(name: str, settings: dict[str, Any], argv: list[str]) -> None:
         case "reproduce":
             experiment = settings.pop("experiment")
             run_reproduce(experiment, ReproduceOptions(**settings), **flags)
+        case "zoo":
+            run_zoo()
         case "verify":
             run_verify(VerifyOptions(**settings))
         case "compare":

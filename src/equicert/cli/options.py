@@ -22,9 +22,15 @@ class DataOptions:
         resume: continue the run in this folder, with its own options.
     """
 
-    preset: Literal["published", "best", "lipschitz-published", "adversarial", "small-box"] = (
-        "published"
-    )
+    preset: Literal[
+        "published",
+        "best",
+        "convolutional",
+        "convolutional-0.3",
+        "lipschitz-published",
+        "adversarial",
+        "small-box",
+    ] = "published"
     data: str | None = None
     out: str | None = None
     domain: str | None = None
@@ -174,8 +180,8 @@ class VerifyOptions:
     """Options of `equicert verify`. Give --network and --property, or --instances and --out.
 
     Args:
-        network: an .onnx file of a fully connected ReLU network, or a .safetensors or .npz model;
-            .onnx.gz is read as it is.
+        network: an .onnx file of a fully connected ReLU network, a .safetensors or .npz model, or
+            zoo:NAME; .onnx.gz is read as it is.
         property: a .vnnlib file: a box of inputs and linear constraints on outputs, which name the
             unsafe set; .vnnlib.gz is read as it is.
         timeout: seconds after which the verdict is timeout; with --instances, at most these for
@@ -256,9 +262,10 @@ class ReproduceOptions:
         data: digits, mnist, or an .npz file with x_train, y_train, x_test, y_test.
         out: folder for models, verdicts, figure and results.
         preset: of figure2 and verification, recipe of the robust model: published, or best.
-        model: of verification, a .safetensors or .npz file to verify instead of a trained model. Of
-            convolutions NAME=FILE, or several separated by commas: models in place of the ones that
-            would be trained as dense, convolutional and convolutional-0.3, or beside them.
+        model: of verification, a .safetensors or .npz file, or zoo:NAME, to verify instead of a
+            trained model. Of convolutions NAME=FILE, or several separated by commas: in place of
+            the models that would be trained as dense, convolutional and convolutional-0.3, or
+            beside them under another name.
         seeds: number of training runs a model, with seeds 0, 1, ...; default 3, of verification,
             convolutions and quick 1.
         epochs: of each training run; default the recipe's, quick 1, 2, 10 or 12.

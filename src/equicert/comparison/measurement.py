@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from torch import Tensor
+
 from equicert.attack_run import AttackRun
 from equicert.attacks import PGD
 from equicert.bounds import (
@@ -34,7 +36,6 @@ from equicert.errors import (
 )
 from equicert.evaluation import Evaluation, evaluate_lines
 from equicert.experiments.progress import Progress
-from equicert.experiments.provenance import stored_entries
 from equicert.experiments.verdicts import (
     Contradiction,
     ContradictionError,
@@ -229,7 +230,8 @@ class _Bench:
         self.progress.stage(number * each + place + 1, self.models * each, f"{model.name}: {what}")
         out = None
         if self.folder is not None:
-            out = self.folder / f"{number + 1}-{model.name.strip('/').replace('/', '-')}" / what
+            name = model.name.strip("/").replace("/", "-").replace(":", "-")
+            out = self.folder / f"{number + 1}-{name}" / what
         return evaluate_lines(
             job,
             model.network,
@@ -279,6 +281,12 @@ def _no_proof(network: StoredNetwork) -> str:
     except NotContractingError as error:
         return f"no unique fixed point is proved: mu(W) = {error.mu:.6g}{error.detail}"
     return ""
+
+
+def stored_entries(network: StoredNetwork) -> list[Tensor]:
+    """The stored tensors of W, U, b, C and c."""
+    operators = [*network.W.tensors().values(), *network.U.tensors().values()]
+    return [*operators, network.b, network.C, network.c]
 
 
 def _certified(method: Method, summary: Mapping[str, Any]) -> Certified:

@@ -9,6 +9,8 @@ from pathlib import Path
 from equicert.errors import InputError
 from equicert.training import MODEL
 
+_ENDINGS = (".safetensors", ".npz")
+
 
 def short_names(paths: Sequence[str | Path]) -> list[str]:
     """The shortest ends of the paths that tell them apart.
@@ -27,9 +29,16 @@ def short_names(paths: Sequence[str | Path]) -> list[str]:
     for path, count in Counter(whole).items():
         if count > 1:
             raise InputError(f"{path} is given {count} times; name each model once")
-    bare = [path.parent if path.name == MODEL else path.with_suffix("") for path in whole]
+    bare = [_without_ending(path) for path in whole]
     kept = bare if len(set(bare)) == len(bare) else whole
     return [_shortest(path, kept) for path in kept]
+
+
+def _without_ending(path: Path) -> Path:
+    """The folder of a `model.safetensors`, else the path without the ending of a model file."""
+    if path.name == MODEL:
+        return path.parent
+    return path.with_suffix("") if path.suffix.lower() in _ENDINGS else path
 
 
 def _shortest(path: Path, among: Sequence[Path]) -> str:

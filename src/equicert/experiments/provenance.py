@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from equicert.checkpoints import describe_domain
 from equicert.data import DataSet
 from equicert.experiments.reports import Request
 from equicert.runs import versions
-from equicert.stored import StoredNetwork
 
 
 def as_json(numbers: dict[str, Any]) -> str:
@@ -42,12 +40,6 @@ def described(data: DataSet, samples: int) -> dict[str, Any]:
         "samples": samples,
         "domain": describe_domain(data.domain),
     }
-
-
-def stored_entries(network: StoredNetwork) -> list[Tensor]:
-    """The stored tensors of W, U, b, C and c."""
-    operators = [*network.W.tensors().values(), *network.U.tensors().values()]
-    return [*operators, network.b, network.C, network.c]
 
 
 def surroundings(threads: int | None) -> dict[str, Any]:

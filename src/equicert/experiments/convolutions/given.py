@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from equicert import zoo
 from equicert.checkpoints import recorded_run
 from equicert.errors import ConfigError, OutputError
 from equicert.models import load_model
@@ -31,14 +32,14 @@ class Given:
 
 
 def given_model(path: str | Path) -> Given:
-    """The model of a file, and of the run in whose folder it lies.
+    """The model of a file or `zoo:NAME`, and of the run in whose folder it lies.
 
     The record of a run that made other weights, or that cannot be read, says nothing of this model.
 
     Raises:
         ModelError: whatever is wrong with the file.
     """
-    network, folder = load_model(path), Path(path).parent
+    network, folder = load_model(path), zoo.resolve(path).parent
     with suppress(OutputError, ConfigError):
         run = recorded_run(folder)
         if run.model_digest == network.digest:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from equicert.comparison.measurement import stored_entries
 from equicert.experiments.convolutions.definition import Convolutions, Entry
 from equicert.experiments.convolutions.given import training_seconds
-from equicert.experiments.provenance import stored_entries
 from equicert.experiments.study import Stage
 from equicert.models import load_model
 from equicert.schedules import TrainConfig
