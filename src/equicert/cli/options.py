@@ -268,7 +268,7 @@ class ReproduceOptions:
             beside them under another name.
         seeds: number of training runs a model, with seeds 0, 1, ...; default 3, of verification,
             convolutions and quick 1.
-        epochs: of each training run; default the recipe's, quick 1, 2, 10 or 12.
+        epochs: of each training run; default the recipe's, quick 1, 2, 10 or 20.
         eps_max: of figure2 and verification, the largest radius of the grid, at least 0.1.
         timeout: of verification, seconds a sample; default 10.
         limit: only the first so many test samples; default all, of verification and quick 1000, of

@@ -34,7 +34,7 @@ _QUICK_EPOCHS: Final = {
     "figure2": 10,
     "systems": 1,
     "verification": 10,
-    "convolutions": 12,
+    "convolutions": 20,
 }
 _QUICK_STEP: Final = 2  # hundredths, or fortieths, between two radii
 _OWN: Final = {  # settings of some experiments only

@@ -62,8 +62,13 @@ ENTRIES: Final = (
 
 
 def quick(entry: Entry, epochs: int) -> Entry:
-    """The same for few epochs, and for images as small as digits of 8 x 8 pixels."""
-    config = replace(lasting(entry.config, epochs), batch_size=50)
+    """The same for few epochs, and for images as small as digits of 8 x 8 pixels.
+
+    Boxes grow for longer: few steps have to follow them.
+    """
+    grown = 0.6 * epochs
+    config = lasting(entry.config, epochs)
+    config = replace(config, batch_size=50, ramp_start=0.0, ramp_end=grown, decay_start=grown)
     if config.front is not None:
         config = replace(config, front="8x3/2", hidden=32)
     return replace(entry, config=config)

@@ -14,7 +14,7 @@ from equicert.experiments.convolutions.measurements import About, describe
 from equicert.experiments.convolutions.pictures import convolutions_picture
 from equicert.experiments.convolutions.redo import commands
 from equicert.experiments.outcomes import Outcome, measured, outcomes
-from equicert.experiments.pages import QUICK, subtitle, units_of, verdict_sentence
+from equicert.experiments.pages import QUICK, units_of, verdict_sentence
 from equicert.experiments.provenance import as_json, asked, described, surroundings
 from equicert.experiments.published import CERTIFIED, PublishedShare
 from equicert.experiments.reports import Report, Request
@@ -29,7 +29,7 @@ def report(study: Convolutions, data: DataSet, out: Path, request: Request) -> R
     found, models = outcomes(study, out), describe(study, out)
     published = CERTIFIED if data.name == "mnist" else ()
     numbers = record(study, data, found, models, published, request)
-    below = subtitle(data.name, study.seeds, found[0].samples, quick=request.quick)
+    below = tables.subtitle(study, data.name, found, quick=request.quick)
     picture = convolutions_picture(study, found, published, below, units_of(data.name))
     conditions = tables.conditions(study, data.name, found)
     return Report(

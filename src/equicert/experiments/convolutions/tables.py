@@ -20,6 +20,7 @@ from equicert.experiments.pages import (
     counted,
     grouped,
     markdown,
+    name_of,
     quick_note,
     seeds_of,
     shares,
@@ -65,13 +66,25 @@ def compared(study: Convolutions, found: Sequence[Outcome]) -> list[tuple[str, .
 def conditions(study: Convolutions, data: str, found: Sequence[Outcome]) -> str:
     """What the numbers are of: data, samples, seeds, certificate, attack."""
     starts = counted(study.pgd.restarts, "random start")
-    seeds = "" if all(entry.given for entry in study.entries) else f", {seeds_of(study.seeds)}"
+    images = f"{grouped(found[0].samples)} test images{_seeds(study)}"
     return (
-        f"Data {data}, {grouped(found[0].samples)} test images{seeds}. Certified by (14) alone, by"
+        f"Data {data}, {images}. Certified by (14) alone, by"
         " box bounds that are rounded outwards; boxes are clipped to the data's domain. PGD takes"
         f" {study.pgd.steps} steps from {starts} and attacks the first {grouped(found[0].first)}"
         " images; what it leaves unbroken is not proved."
     )
+
+
+def subtitle(study: Convolutions, data: str, found: Sequence[Outcome], *, quick: bool) -> str:
+    """What the figure says below its title."""
+    version = "quick version, " if quick else ""
+    images = f"{grouped(found[0].samples)} test images{_seeds(study)}"
+    return f"{version}{name_of(data)}, {images}, boxes clipped"
+
+
+def _seeds(study: Convolutions) -> str:
+    """As ", seeds 0 to 2"; of models that are all given it is not known."""
+    return "" if all(entry.given for entry in study.entries) else f", {seeds_of(study.seeds)}"
 
 
 def page(
