@@ -33,8 +33,8 @@ from equicert.experiments.convolutions.pictures import convolutions_picture
 from equicert.experiments.convolutions.redo import commands, train_command
 from equicert.experiments.convolutions.report import record, report
 from equicert.experiments.outcomes import outcomes
-from equicert.experiments.published import CERTIFIED, FIGURE2_SAMPLES
 from equicert.experiments.provenance import as_json
+from equicert.experiments.published import CERTIFIED, FIGURE2_SAMPLES
 from equicert.experiments.reports import Request
 from equicert.initialisation import initial_network
 from equicert.models import load_model
