@@ -24,6 +24,7 @@ from equicert.operators import (
     Image,
     Margins,
     Operator,
+    Part,
     stacked,
 )
 from equicert.rounding import gamma
@@ -121,6 +122,13 @@ OPERATORS: dict[str, Callable[[], Operator]] = {
     ).transpose(),
     "convolution, own diagonal, transposed": lambda: with_own(
         convolution((2, 3, 2), (2, 2, 3, 2), circular=True)
+    ).transpose(),
+    "part, square": lambda: Part(Circulant(entries(5)), torch.tensor([3, 0]), torch.tensor([3, 0])),
+    "part, rows": lambda: Part(
+        convolution((1, 5, 4), (3, 1, 3, 2), 2, Margins(1, 1, 0, 1)), torch.tensor([0, 3, 7]), None
+    ),
+    "part, transposed": lambda: Part(
+        Dense(entries(4, 5)), torch.tensor([1, 2]), torch.tensor([4, 0, 1])
     ).transpose(),
 }
 
@@ -264,6 +272,7 @@ def test_type_and_place(make: Make) -> None:
     narrow = A.to(dtype=torch.float32)
     assert narrow.dtype == torch.float32
     assert narrow.apply(torch.zeros(1, A.shape[1], dtype=torch.float32)).dtype == torch.float32
+    assert narrow.apply(torch.zeros(0, A.shape[1], dtype=torch.float32)).shape == (0, A.shape[0])
     assert torch.equal(matrix(narrow.to(dtype=torch.float64)), matrix(narrow).double())
     assert matrix(narrow.absolute()).dtype == narrow.absolute_row_sums().dtype == torch.float32
 

@@ -62,8 +62,8 @@ class Verdict:
         margin: lower bound on the least margin over the box, rigorous unless the method's are
             claims; minus infinity if none.
         method: the method's name; of several that escalate, the one that decided.
-        reason: why it is unknown ("margin", "timeout", "tie", "memory", "unconverged", "rounding",
-            "not contracting", "not monotone", "not well-posed", "row sums", "solver ..."); else "".
+        reason: why it is unknown ("margin", "timeout", "tie", "size", "memory", "unconverged",
+            "rounding", "not contracting", "not monotone", "not well-posed", "row sums", ...) or "".
         solver_status: what the solver of a claim said, "optimal" for example; "" where there was
             none, or where it was not asked since the box's centre has another class.
         deployed: where it was asked, "certified" if the label is also that of the float32 program

@@ -23,13 +23,19 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
+from equicert.activations import Identity
 from equicert.enclosures import Enclosure
 from equicert.errors import InputError, NotConvergedError, RowSumError
 from equicert.materialised import Materialised
 from equicert.norms import matrix_measure, metzler_majorant
 from equicert.operators import Dense
+from equicert.problems import Drive, PrimalProblem, Sweep
 from equicert.rounding import down, up
+from equicert.solvers import Anderson, solve
 from equicert.stored import StoredNetwork
+
+MOST_INVERTED = 4096  # states up to which `(I - beta M)^-1` is formed
+_TOLERANCE, _MAX_STEPS = 1e-10, 5000  # of the iteration beyond, relative to what drives it
 
 
 class LipschitzBound(ABC):
@@ -179,8 +185,24 @@ def propose_zeta(
     network: StoredNetwork,
     driven: Tensor,  # (batch, n) |U| x_r
 ) -> Tensor:  # (batch, n)
-    """A floating-point `(I - beta M)^-1 beta |U| x_r`; `zeta_bound` or a box test proves it."""
-    return torch.mm(network.activation.beta * driven, network.sensitivity.mT).clamp_(min=0)
+    """A floating-point `(I - beta M)^-1 beta |U| x_r`; `zeta_bound` or a box test proves it.
+
+    By the inverse, or in large networks by iteration: it is the fixed point of a contracting one.
+    """
+    beta = network.activation.beta
+    if network.states <= MOST_INVERTED:
+        return torch.mm(beta * driven, network.sensitivity.mT).clamp_(min=0)
+    magnitude = network.off_diagonal.magnitude.map(lambda entries: beta * entries)
+    problem = PrimalProblem(
+        Sweep(magnitude),
+        beta * network.diagonal,
+        Drive(beta * driven),
+        lambda: torch.zeros_like(driven),
+        Identity(),
+        network.contraction,  # whose eta serves beta M, too, and its rate is no less
+    )
+    tolerance = _TOLERANCE * max(float(driven.amax()), 2.0**-900)
+    return solve(problem, Anderson(), tolerance, _MAX_STEPS).value.clamp(min=0)
 
 
 @torch.no_grad()

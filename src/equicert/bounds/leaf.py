@@ -12,6 +12,7 @@ multipliers of `r >= l` less those of `r <= u`, the lambda of
 makes the Lagrangian stationary, and so should close the node. If the programme is infeasible, that
 of its first phase, without a, proves so, and by a multiple of it the bound on any form grows
 without limit. Only the constraints that matter are handed over, others when they are violated.
+The matrices are full ones: beyond `MOST_STATES` states the programme is not tried.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _SECONDS, _LEAST_SECONDS = 2.0, 0.1  # for one programme: HiGHS may cycle
 _INFEASIBLE = 2  # scipy's word for it
 _SOLVED = 0
 _CUTS = 8  # times that violated constraints are added
+MOST_STATES = 4096  # largest n for which the matrices of a programme are formed
 _NEAR = 1e-9  # of 1 + |r|: ends at a breakpoint; violated
 
 
@@ -103,7 +105,8 @@ def settle(
     lo, hi = node.lo[0], node.hi[0]
     S, t = _pieces(task, lo, hi)
     lagrangian = task.lagrangian
-    W, U, b = (part.cpu().numpy() for part in (lagrangian.W, lagrangian.U, lagrangian.b))
+    dense = lagrangian.W.dense(), lagrangian.U.dense(), lagrangian.b
+    W, U, b = (part.cpu().numpy() for part in dense)
     a = task.objectives.a[node.form[0]].cpu().numpy()
     box = np.stack([(task.centre + s * task.half)[0].cpu().numpy() for s in (-1, 1)], 1)
     try:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equicert.bounds.branching import Hunt, Search
-from equicert.bounds.leaf import settle
+from equicert.bounds.leaf import MOST_STATES, settle
 from equicert.bounds.lemmas import Tightened, proved_multiplier, tighten
 from equicert.bounds.nodes import Nodes, Task
 from equicert.proofs import Leaf, Start, Step, TreeProof
@@ -110,12 +110,15 @@ class Sample:
             witnessed = hunt(task.lagrangian.ascend(rows, roots.multiplier)[2], roots.form)
             self.reason = "" if witnessed else "margin"
             return
-        self.search = Search(
-            task, roots, hunt, lambda node: settle(task, node, hunt, deadline), CHILD
-        )
+        settled = len(task.lagrangian.b) <= MOST_STATES
+
+        def settle_(node: Nodes) -> tuple[Tensor | None, bool]:
+            return settle(task, node, hunt, deadline) if settled else (None, False)
+
+        self.search = Search(task, roots, hunt, settle_, CHILD)
         self.search.run(deadline)
         self.nodes += self.search.looked
-        self.reason = self.search.reason
+        self.reason = self.search.reason if settled else self.search.reason.replace("tie", "size")
         self.search.account(self.lower)
 
     def _roots(self) -> Nodes:

@@ -32,7 +32,7 @@ def splits(
     if not len(gap):
         nothing = torch.zeros_like(nodes.form)
         return nothing, nothing, nothing.bool()
-    p = torch.addmm(task.objectives.a[nodes.form], nodes.multiplier, lagrangian.W)
+    p = lagrangian.pulled_back(nodes.multiplier, task.objectives.a[nodes.form])
     # Where p vanishes, the gap itself: a node may have to be split before it can be settled.
     lost = (gap * (p.abs() + 1e-12)).permute(1, 0, 2).reshape(k, -1)
     largest, at = lost.topk(min(_TRIED, lost.shape[1]), 1)

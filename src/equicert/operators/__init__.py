@@ -5,6 +5,7 @@ from equicert.operators.blocks import Blocks, stacked
 from equicert.operators.convolution import Convolution
 from equicert.operators.dense import Dense
 from equicert.operators.geometry import Geometry, Image, Margins
+from equicert.operators.part import Part, part_of
 
 __all__ = [
     "Block",
@@ -15,6 +16,8 @@ __all__ = [
     "Image",
     "Margins",
     "Operator",
+    "Part",
     "Stage",
+    "part_of",
     "stacked",
 ]

@@ -172,7 +172,7 @@ class Geometry:
             images = _wrapped(_wrapped(images, 2, top, height), 3, left, width)
         else:
             images = images[:, :, top : top + height, left : left + width]
-        return images.reshape(len(images), -1)
+        return images.flatten(1)
 
 
 def _wrapped(

@@ -15,13 +15,16 @@ from typing import final
 import torch
 from torch import Tensor
 
+from equicert.operators import Dense
 from equicert.relaxation.lagrangian import Lagrangian, Rows
 
-_PICARD = 12  # steps towards the adjoint solution before a direct solve is tried
+_PICARD = 12  # steps of a sweep towards the adjoint solution
 _CONVERGED = 1e-3  # of the largest |p|
-_DIRECT_STATES = 256  # largest n for which the adjoint system is factorised
+_DIRECT_STATES = 256  # largest n for which the adjoint system of a matrix is factorised
+_SWEEPS = 4  # more of them where it is not
 _MOMENTS = 0.8, 0.95  # of Adam: short, for short ascents
 _DECAY = 0.02  # of the step size from the first step to the last
+_SPARE = 2.0**-16  # of the same: how far beyond enough is enough in float32
 _CHECKED = 4  # steps between looks at which rows are done
 
 
@@ -34,19 +37,23 @@ def adjoint_start(
 
     Behind the bound that it gives, in plain floating point.
     """
-    rows = lagrangian.prepared(rows)
+    fast, double = lagrangian.proposing, rows.a.dtype
+    before = None if known is None else known.to(fast.b)
+    value, multiplier = _start(fast, fast.prepared(rows.to(fast.b.dtype)), before)
+    return value.to(double), multiplier.to(double)
+
+
+def _start(
+    lagrangian: Lagrangian,
+    rows: Rows,
+    known: Tensor | None,  # (batch, n)
+) -> tuple[Tensor, Tensor]:  # (batch,), (batch, n)
     low, high = lagrangian.graph.lines(rows.lo, rows.hi)
-    driven = rows.a if rows.e is None else torch.addmm(rows.a, rows.e, lagrangian.W)
-    p, moved = driven, torch.full_like(driven[:, 0], torch.inf)
-    slope = low
-    for _ in range(_PICARD):
-        slope = torch.where(p > 0, low, high)
-        following = torch.addmm(driven, slope * p, lagrangian.W)
-        moved = (following - p).abs().amax(1)
-        p = following
-    stuck = ~(moved <= _CONVERGED * p.abs().amax(1))
-    if bool(stuck.any()) and len(lagrangian.b) <= _DIRECT_STATES:
-        p[stuck] = _solved(lagrangian, driven[stuck], _some(low, stuck), _some(high, stuck))
+    driven = rows.a if rows.e is None else lagrangian.pulled_back(rows.e, rows.a)
+    p, stuck = _swept(lagrangian, driven, driven, low, high)
+    if bool(stuck.any()):
+        some = (part if len(part) == 1 else part[stuck] for part in (driven, low, high))
+        p[stuck] = _solved(lagrangian, p[stuck], *some)
     multiplier = torch.where(p > 0, low, high) * p
     zero = torch.zeros_like(multiplier)
     value, at_zero = lagrangian.value(rows, multiplier), lagrangian.value(rows, zero)
@@ -60,22 +67,42 @@ def adjoint_start(
     return torch.where(better, before, value), torch.where(better[:, None], known, multiplier)
 
 
-def _some(part: Tensor, rows: Tensor) -> Tensor:
-    return part if len(part) == 1 else part[rows]
+def _swept(
+    lagrangian: Lagrangian,
+    p: Tensor,  # (batch, n), to begin with
+    driven: Tensor,  # (batch, n)
+    low: Tensor,  # (batch, n) or (1, n)
+    high: Tensor,
+) -> tuple[Tensor, Tensor]:  # (batch, n), (batch,) bool
+    """`p = driven + W_off^T h(p)` by a few Picard steps, and which rows are not near it yet."""
+    before = p
+    for _ in range(_PICARD):
+        before, p = p, lagrangian.pulled_back(torch.where(p > 0, low, high) * p, driven)
+    return p, ~((p - before).abs().amax(1) <= _CONVERGED * p.abs().amax(1))
 
 
 def _solved(
     lagrangian: Lagrangian,
+    p: Tensor,  # (batch, n), swept
     driven: Tensor,  # (batch, n)
     low: Tensor,  # (batch, n) or (1, n)
     high: Tensor,
 ) -> Tensor:  # (batch, n)
-    """p by linear solves, the signs taken from the one before; p = driven to begin with."""
-    p = driven
+    """p of rows that are not: by more sweeps, or where it is cheap by linear solves.
+
+    Those take the signs from the p before; from driven, to begin with.
+    """
+    if not isinstance(lagrangian.W, Dense) or len(lagrangian.b) > _DIRECT_STATES:
+        for _ in range(_SWEEPS):
+            p, stuck = _swept(lagrangian, p, driven, low, high)
+            if not bool(stuck.any()):
+                break
+        return p.nan_to_num(0.0, 0.0, 0.0)
+    p, W = driven, lagrangian.W.A
     identity = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
     for _ in range(3):
         slope = torch.where(p > 0, low, high)
-        system = identity - lagrangian.W.mT * slope[:, None, :]
+        system = identity - W.mT * slope[:, None, :]
         p = torch.linalg.solve_ex(system, driven[:, :, None])[0][:, :, 0]
     return p.nan_to_num(0.0, 0.0, 0.0)
 
@@ -102,12 +129,28 @@ class Ascent:
         deadline: float = math.inf,  # of time.monotonic: what is best then is the result
     ) -> tuple[Tensor, Tensor, Tensor]:  # (batch,), (batch, n), (batch, r)
         """The best bound found, its multiplier, and inputs that minimise near there."""
+        fast, double = lagrangian.proposing, rows.a.dtype
+        known = start[0].to(fast.b), start[1].to(fast.b)
+        found = self._run(fast, rows.to(fast.b.dtype), known, enough, deadline)
+        best, multiplier, inputs = (part.to(double) for part in found)
+        return best, multiplier, inputs
+
+    def _run(
+        self,
+        lagrangian: Lagrangian,
+        rows: Rows,
+        start: tuple[Tensor, Tensor],
+        enough: Tensor | None,
+        deadline: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same in the arithmetic of this Lagrangian."""
         best, here = start[0].clone(), start[1].clone()
         multiplier = here.clone()
         inputs = rows.centre.expand(len(rows), -1).clone()
         size = torch.maximum(here.abs().amax(1), 0.1 * rows.a.abs().amax(1))
         if rows.e is not None:
             size = torch.maximum(size, 0.1 * rows.e.abs().amax(1))
+        spare = size * (_SPARE if size.dtype == torch.float32 else 0.0)
         going = torch.arange(len(rows), device=here.device)
         part = lagrangian.prepared(rows)
         first, second = torch.zeros_like(here), torch.zeros_like(here)
@@ -117,7 +160,7 @@ class Ascent:
                 break
             if enough is not None and t % _CHECKED == 0:
                 limit = enough if enough.ndim == 0 else enough[going]
-                kept = ~(best[going] > limit)
+                kept = ~(best[going] > limit + spare[going])
                 if not bool(kept.any()):
                     break
                 if not bool(kept.all()):

@@ -19,6 +19,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from equicert.operators import Dense, Operator, part_of
 from equicert.relaxation.graphs import Graph, PiecewiseLinear
 from equicert.relaxation.smooth import Smooth
 from equicert.rounding import TINY, UNIT, down, gamma, up
@@ -62,10 +63,20 @@ class Rows:
     def __len__(self) -> int:
         return len(self.a)
 
+    def to(self, dtype: torch.dtype) -> Rows:
+        """The same in another type."""
+        if self.a.dtype == dtype:
+            return self
+        e = None if self.e is None else self.e.to(dtype)
+        columns = (self.a, self.error, self.lo, self.hi, self.centre, self.half)
+        a, error, lo, hi, centre, half = (part.to(dtype) for part in columns)
+        ends = None if self.ends is None else (self.ends[0].to(dtype), self.ends[1].to(dtype))
+        return Rows(a, e, error, lo, hi, centre, half, ends)
+
 
 @dataclass(frozen=True)
 class Lagrangian:
-    """The dual function of one network.
+    """The dual function of one network, by products with W, U and what is transposed of them.
 
     Attributes:
         graph: psi.
@@ -75,8 +86,8 @@ class Lagrangian:
     """
 
     graph: Graph
-    W: Tensor
-    U: Tensor
+    W: Operator
+    U: Operator
     b: Tensor
 
     @classmethod
@@ -88,63 +99,96 @@ class Lagrangian:
         """
         kind = Smooth if network.activation.slopes is None else PiecewiseLinear
         graph = kind(network.activation, network.diagonal)
-        W, U = network.W.dense().clone().fill_diagonal_(0), network.U.dense()
-        return cls(graph, W, U, network.b)
+        return cls(graph, network.off_diagonal.A, network.U, network.b)
+
+    @cached_property
+    def proposing(self) -> Lagrangian:
+        """What multipliers are looked for with: itself, or in float32 where W is no full matrix.
+
+        Products of convolutions are many times faster there, by the library's own algorithms.
+        """
+        if isinstance(self.W, Dense):
+            return self
+        single = torch.float32
+        graph = type(self.graph)(self.graph.activation, self.graph.diagonal.to(single))
+        W, U = self.W.to(dtype=single), self.U.to(dtype=single)
+        return Lagrangian(graph, W, U, self.b.to(single))
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        """The layers of a network without cycles, the first of which W does not drive; or one."""
+        """The layers before all cycles, without the first, which W does not drive; then the rest.
+
+        The rest are the neurons on cycles and behind them, and those behind very many layers.
+        """
         n = len(self.b)
+        pattern = self.W.map(lambda entries: (entries != 0).to(entries))
         level = torch.zeros(n, dtype=torch.int64, device=self.b.device)
-        drives = self.W != 0
-        for _ in range(min(n, _MOST_LAYERS)):
-            following = torch.where(drives, level + 1, 0).amax(1)
-            if torch.equal(following, level):
+        reached = torch.ones_like(self.b)
+        for _ in range(_MOST_LAYERS):  # those that a path of so many arrows ends at
+            following = (pattern.apply(reached[None])[0] > 0).to(reached)
+            if torch.equal(following, reached):
                 break
-            level = following
-        else:
-            everything = torch.arange(n, device=self.b.device)
-            return (Stage(everything, everything, self),)
+            reached = following
+            level += reached.to(level)
+        level[reached > 0] = int(level.amax()) + 1
         stages = []
         for k in range(1, int(level.amax()) + 1):
-            known = (level <= k).nonzero()[:, 0]
-            stages.append(Stage((level == k).nonzero()[:, 0], known, self._part(known)))
+            neurons = (level == k).nonzero()[:, 0]
+            if len(neurons):
+                known = (level <= k).nonzero()[:, 0]
+                stages.append(Stage(neurons, known, self._part(known)))
         return tuple(stages)
 
     def _part(
         self,
         rows: Tensor,  # (k,) int64, which depend on none but one another
     ) -> Lagrangian:
+        if len(rows) == len(self.b):
+            return self
         graph = type(self.graph)(self.graph.activation, self.graph.diagonal[rows])
-        return Lagrangian(graph, self.W[rows][:, rows], self.U[rows], self.b[rows])
+        W, U = part_of(self.W, rows, rows), part_of(self.U, rows, None)
+        return Lagrangian(graph, W, U, self.b[rows])
 
     @cached_property
-    def _driven(self) -> tuple[Tensor | None, Tensor]:
-        """The neurons that inputs drive, None for all of them, and their rows of U."""
-        rows = self.U.any(1)
-        if bool(rows.all()):
-            return None, self.U
-        which = rows.nonzero()[:, 0]
-        return which, self.U[which]
+    def _back(self) -> Operator:
+        """`W^T`."""
+        return self.W.transpose()
+
+    @cached_property
+    def _driven(self) -> tuple[Tensor | None, Operator, Operator]:
+        """The neurons that inputs drive, None for all of them; their rows of U, and transposed."""
+        pattern = self.U.map(lambda entries: (entries != 0).to(entries))
+        rows = pattern.row_sums() > 0
+        which = None if bool(rows.all()) else rows.nonzero()[:, 0]
+        U = self.U if which is None else part_of(self.U, which, None)
+        return which, U, U.transpose()
+
+    def pulled_back(
+        self,
+        mu: Tensor,  # (batch, n)
+        plus: Tensor,  # (batch, n)
+    ) -> Tensor:  # (batch, n)
+        """`W^T mu + plus`, a tensor of its own."""
+        return self._back.affine(mu, plus)
 
     def _on_inputs(
         self,
         mu: Tensor,  # (batch, n)
     ) -> Tensor:  # (batch, r)
         """`U^T mu`."""
-        which, U = self._driven
-        return (mu if which is None else mu[:, which]) @ U
+        which, _, back = self._driven
+        return back.apply(mu if which is None else mu[:, which])
 
     def _from_inputs(
         self,
         x: Tensor,  # (batch, r)
-        plus: Tensor,  # (batch, n), overwritten
+        plus: Tensor,  # (batch, n), perhaps overwritten
     ) -> Tensor:  # (batch, n)
         """`U x + plus`."""
-        which, U = self._driven
+        which, U, _ = self._driven
         if which is None:
-            return plus.addmm_(x, U.mT)
-        plus[:, which] += x @ U.mT
+            return U.affine(x, plus)
+        plus[:, which] += U.apply(x)
         return plus
 
     def prepared(self, rows: Rows) -> Rows:
@@ -161,12 +205,12 @@ class Lagrangian:
     ) -> tuple[Tensor, Tensor, Tensor]:  # (batch,), (batch, n), (batch, r)
         """The bound, a supergradient in lambda, and the minimising x, in plain floating point."""
         mu = multiplier if rows.e is None else multiplier + rows.e
-        p = torch.addmm(rows.a, mu, self.W)
+        p = self.pulled_back(mu, rows.a)
         v = self._on_inputs(mu)
         least, r, z = self.graph.minimise(p, multiplier, rows.lo, rows.hi, self._ends(rows))
         x = rows.centre - rows.half * v.sign()
         value = mu @ self.b + least.sum(1) + (v * x).sum(1)
-        slope = self._from_inputs(x, torch.addmm(self.b, z, self.W.mT)).sub_(r)
+        slope = self._from_inputs(x, self.W.affine(z, self.b)).sub_(r)
         return value, slope, x
 
     def value(
@@ -176,7 +220,7 @@ class Lagrangian:
     ) -> Tensor:  # (batch,)
         """The bound in plain floating point."""
         mu = multiplier if rows.e is None else multiplier + rows.e
-        p = torch.addmm(rows.a, mu, self.W)
+        p = self.pulled_back(mu, rows.a)
         v = self._on_inputs(mu)
         least, _, _ = self.graph.minimise(p, multiplier, rows.lo, rows.hi, self._ends(rows))
         inputs = (v * rows.centre).sum(1) - (v.abs() * rows.half).sum(1)
@@ -189,13 +233,14 @@ class Lagrangian:
     ) -> Tensor:  # (batch,)
         """The bound, rounded downwards: rigorous for every finite multiplier.
 
-        What products with mu lose is bounded by the largest |mu_i| times absolute column sums.
+        What products with mu lose is bounded by the largest |mu_i| times absolute column sums, k
+        the length of their inner products.
         """
-        n, r = self.U.shape
+        (n, r), k, k_inputs = self.U.shape, self._back.terms, self._driven[2].terms
         mu = multiplier if rows.e is None else multiplier + rows.e
         size = up(mu.abs().amax(1, keepdim=True))
-        p = torch.addmm(rows.a, mu, self.W)
-        lost = gamma(n + 4) * (rows.a.abs() + size * self._sums) + 8 * n * TINY * (1 + size)
+        p = self.pulled_back(mu, rows.a)
+        lost = gamma(k + 4) * (rows.a.abs() + size * self._sums) + 8 * k * TINY * (1 + size)
         error = up(up(up(lost) + rows.error) * (1 + 16 * UNIT))
         least = self.graph.minimum_below(p, error, multiplier, rows.lo, rows.hi)
         own = gamma(n + 2) * least.abs().sum(1) * (1 + 2 * gamma(n + 2))
@@ -203,9 +248,9 @@ class Lagrangian:
         x, half = rows.centre, rows.half
         inputs = (v * x).sum(1) - (v.abs() * half).sum(1)
         reach = ((x.abs() + half) * self._input_sums).sum(1) * (1 + 2 * gamma(r + 4))
-        slack = gamma(n + 4) + 2 * gamma(r + 4)
+        slack = gamma(k_inputs + 4) + 2 * gamma(r + 4)
         lost = slack * size[:, 0] * reach * (1 + 16 * UNIT)
-        flushed = 16 * (n + r) * TINY * (1 + size[:, 0]) * (1 + (x.abs() + half).sum(1))
+        flushed = 16 * (k_inputs + r) * TINY * (1 + size[:, 0]) * (1 + (x.abs() + half).sum(1))
         lost_b = gamma(n + 4) * size[:, 0] * self._b_sum + 8 * n * TINY * (1 + size[:, 0])
         total = down(down(least.sum(1) - up(own)) + down(inputs - up(up(lost) + up(flushed))))
         return down(total + down(mu @ self.b - up(lost_b)))
@@ -213,15 +258,16 @@ class Lagrangian:
     @cached_property
     def _sums(self) -> Tensor:  # (n,)
         """Upper bounds on the absolute column sums of W."""
-        return _sums_above(self.W)
+        return _above(self._back.absolute_row_sums(), self._back.terms)
 
     @cached_property
     def _input_sums(self) -> Tensor:  # (r,)
-        return _sums_above(self.U)
+        back = self._driven[2]
+        return _above(back.absolute_row_sums(), back.terms)
 
     @cached_property
     def _b_sum(self) -> Tensor:  # ()
-        return _sums_above(self.b[:, None])[0]
+        return _above(self.b.abs().sum(), len(self.b))
 
 
 @dataclass(frozen=True)
@@ -239,7 +285,9 @@ class Stage:
     lagrangian: Lagrangian
 
 
-def _sums_above(A: Tensor) -> Tensor:
-    """Upper bounds on the sums of |A| along the first dimension."""
-    k = len(A)
-    return up(A.abs().sum(0) * (1 + 4 * gamma(k + 2)) + 4 * k * TINY)
+def _above(
+    sums: Tensor,  # any shape
+    k: int,
+) -> Tensor:
+    """Upper bounds on sums of k non-negative numbers."""
+    return up(sums * (1 + 4 * gamma(k + 2)) + 4 * k * TINY)
