@@ -12,9 +12,11 @@ class DataOptions:
 
     Args:
         preset: recipe whose settings are the defaults below: published ([J22], (11)),
-            lipschitz-published ([J22], (8)), best (certifies the most by box bounds of those
-            tried on mnist), adversarial ([M18], for empirical robustness), or small-box ([M23], for
-            methods that search). On the command line only, not in a --config file.
+            lipschitz-published ([J22], (8)), best (certifies the most by box bounds of those of one
+            implicit block tried on mnist), convolutional and convolutional-0.3 (of all, at eps =
+            0.1 and 0.3: explicit convolutions before an implicit block), adversarial ([M18], for
+            empirical robustness), or small-box ([M23], for methods that search). On the command
+            line only, not in a --config file.
         data: digits, mnist, or an .npz file with x_train, y_train, x_test, y_test.
         out: folder of the run; model.safetensors is written there.
         domain: 'lo,hi' or 'none'; default the data set's own. Boxes are clipped to it.
