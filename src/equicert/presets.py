@@ -19,8 +19,8 @@ _CONVOLUTIONAL: Final[Mapping[str, Any]] = {
     "input_gain": 1.0,
     "kappa": 1.0,
     "kappa_start": 1.0,
-    "overshoot": 1.1,
-    "shift": 2,
+    "overshoot": 1.3,
+    "shift": 1,
     "epochs": 50,
     "batch_size": 128,
     "learning_rate": 5e-3,
@@ -106,7 +106,7 @@ def preset(name: str, **changes: Any) -> TrainConfig:
     each, for 20 epochs: a baseline that attacks find hard and of which little is certified.
     "convolutional" certifies more yet: three explicit convolutions, normalised by the statistics
     of their boxes' centres, before an implicit block of 128 states, the worst case alone from the
-    start on, a step size that falls only once eps has grown, and images moved by up to two pixels;
+    start on, a step size that falls only once eps has grown, and images moved by up to a pixel;
     "convolutional-0.3" is the same at eps = 0.3, which grows more slowly, with images as they are.
     "small-box" is [M23]'s training on boxes of 0.05 eps about points of three such steps, for
     methods that search: (14) certifies next to nothing of it, and `complete` more than of "best".
