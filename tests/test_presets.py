@@ -58,7 +58,7 @@ def test_training_boxes_overshoot_what_is_certified(overshoot: float) -> None:
 @pytest.fixture
 def data(tmp_path: Path) -> str:
     rng = np.random.default_rng(0)
-    x, y = rng.random((40, 3)), np.arange(40) % 2
+    x, y = rng.random((40, 64)), np.arange(40) % 2
     np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x, y_test=y, domain=[0.0, 1.0])
     return str(tmp_path / "d.npz")
 

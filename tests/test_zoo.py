@@ -239,7 +239,7 @@ def test_the_listing_fits_a_terminal(
     tables, commands = said.split("zoo:a-long-name-0, trained by")
     assert max(len(line.rstrip()) for line in tables.splitlines()) <= columns
     together = {40: 1, 60: 2, 100: 4}[columns]
-    assert tables.count("hidden units") == -(-4 // together)
+    assert tables.count("hidden units") == -(-len(zoo.entries()) // together)
     entry = zoo.entries()["digits"]
     for text in (entry.trained, entry.measured):  # whole, to be copied
         assert f"  {text}" in commands.splitlines()
