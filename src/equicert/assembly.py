@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from itertools import accumulate
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from equicert.activations import Activation, Identity
 from equicert.affine_maps import Affine, pooling
 from equicert.errors import ModelError
-from equicert.materialised import Materialised
 from equicert.network import ImplicitNetwork
 from equicert.operators import (
     Blocks,
@@ -32,7 +31,7 @@ from equicert.operators import (
     stacked,
 )
 from equicert.stored import StoredNetwork
-from equicert.torch_layers import Entry, flat, torch_activation
+from equicert.torch_layers import Entry, LayerError, flat, scale_and_shift, torch_activation
 
 
 def assemble(module: nn.Sequential, inputs: int) -> StoredNetwork:
@@ -63,14 +62,20 @@ def assemble(module: nn.Sequential, inputs: int) -> StoredNetwork:
         rule = _RULES.get(type(entry.module), _acting)
         try:
             rule(assembling, entry)
+        except LayerError:
+            raise
         except ModelError as error:
-            text = str(error)
-            raise (
-                error if text.startswith("layer ") else entry.refused(f"does not fit: {text}")
-            ) from error
+            raise entry.refused(f"does not fit: {error}") from error
     if entry is None:
         raise ModelError("an empty Sequential has no outputs")
     return assembling.network(entry)
+
+
+class _Own(NamedTuple):
+    """The equation of an implicit block: W, and the eta of its proof; float64."""
+
+    W: Operator
+    eta: Tensor  # (n,)
 
 
 class _Assembly:
@@ -80,11 +85,11 @@ class _Assembly:
         self.inputs = start.width
         self.pending = start
         self.links: list[Operator] = []  # of x, then of each layer's states
-        self.own: list[Materialised | None] = []
+        self.own: list[_Own | None] = []
         self.biases: list[Tensor] = []
         self.agreed: tuple[str, Activation] | None = None
 
-    def close(self, entry: Entry, phi: Activation, own: Materialised | None = None) -> None:
+    def close(self, entry: Entry, phi: Activation, own: _Own | None = None) -> None:
         """A layer of states, of all that is pending."""
         if self.agreed is not None and self.agreed[1] != phi:
             raise entry.refused(
@@ -108,20 +113,19 @@ class _Assembly:
             raise last.refused("comes after no activation and no implicit block: there is no state")
         if self.pending.A is None:
             raise last.refused("ends the module; an ImplicitNetwork or a Linear must, to read y")
-        *_, first = (0, *accumulate(len(b) for b in self.biases[:-1]))
-        n, q = sum(len(b) for b in self.biases), self.pending.A.shape[0]
-        begins = [0, *accumulate(len(b) for b in self.biases)][:-1]
+        *begins, n = accumulate((len(b) for b in self.biases), initial=0)
         found = list(zip(begins[1:], begins, self.links[1:], strict=False))
         own = [(begin, made) for begin, made in zip(begins, self.own, strict=True) if made]
-        found += [(begin, begin, _double(made.W)) for begin, made in own]
-        U = stacked((n, self.inputs), [(0, 0, self.links[0])])
+        found += [(begin, begin, made.W) for begin, made in own]
+        q = self.pending.A.shape[0]
         C = torch.zeros(q, n, dtype=torch.float64)
-        C[:, first:] = self.pending.A.dense()
+        C[:, begins[-1] :] = self.pending.A.dense()
         c = torch.zeros(q, dtype=torch.float64) if self.pending.b is None else self.pending.b
         b, phi = torch.cat(self.biases), self.agreed[1]
         if len(begins) == 1:  # nothing but one block
             W = found[0][2] if found else Dense(torch.zeros(n, n, dtype=torch.float64))
             return StoredNetwork(W, self.links[0], b, C, c, phi, self._eta())
+        U = stacked((n, self.inputs), [(0, 0, self.links[0])])
         return StoredNetwork(stacked((n, n), found), U, b, C, c, phi, self._eta())
 
     def _eta(self) -> Tensor:  # (n,)
@@ -138,9 +142,9 @@ class _Assembly:
             lift = None if link is None else link.absolute().apply(parts[-1][None])[0]
             part = torch.ones(n, dtype=torch.float64)
             if made is not None:
-                part = made.contraction.eta.to("cpu", torch.float64)
+                part = made.eta
                 if lift is not None:
-                    slack = part - _double(made.W).majorant().apply(part[None])[0]
+                    slack = part - made.W.majorant().apply(part[None])[0]
                     scale = factor * (lift / slack).amax()
                     part = part * (scale if scale > 0 else 1)
             elif lift is not None:
@@ -155,7 +159,19 @@ def _double(A: Operator) -> Operator:
 
 
 def _exact(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values.detach().to("cpu", torch.float64).clone()
+    return None if values is None else _some(values)
+
+
+def _some(values: Tensor) -> Tensor:
+    return values.detach().to("cpu", torch.float64).clone()
+
+
+def _require_rows(made: _Assembly, entry: Entry, inputs: int) -> None:
+    """Raise LayerError unless rows of this width come before the layer."""
+    if made.pending.image is not None:
+        raise entry.refused("reads rows, and images come before it: put a Flatten between them")
+    if inputs != made.pending.width:
+        raise entry.refused(f"takes {inputs} inputs, what comes before it has {made.pending.width}")
 
 
 def _acting(made: _Assembly, entry: Entry) -> None:
@@ -166,17 +182,8 @@ def _acting(made: _Assembly, entry: Entry) -> None:
 
 def _linear(made: _Assembly, entry: Entry) -> None:
     layer: Any = entry.module
-    if made.pending.image is not None:
-        raise entry.refused("reads rows, and images come before it: put a Flatten between them")
-    if layer.in_features != made.pending.width:
-        raise entry.refused(
-            f"takes {layer.in_features} inputs, what comes before it has {made.pending.width}"
-        )
+    _require_rows(made, entry, layer.in_features)
     made.pending = made.pending.then(Dense(_some(layer.weight)), _exact(layer.bias), None)
-
-
-def _some(values: Tensor) -> Tensor:
-    return values.detach().to("cpu", torch.float64).clone()
 
 
 def _convolution(made: _Assembly, entry: Entry) -> None:
@@ -240,15 +247,9 @@ def _normalisation(made: _Assembly, entry: Entry) -> None:
     channels = width if image is None else image.channels
     if layer.num_features != channels:
         raise entry.refused(f"has {layer.num_features} features, {channels} come before it")
-    factor = torch.rsqrt(_some(layer.running_var) + layer.eps)
-    if layer.weight is not None:
-        factor = factor * _some(layer.weight)
-    shift = -_some(layer.running_mean) * factor
-    if layer.bias is not None:
-        shift = shift + _some(layer.bias)
-    made.pending = made.pending.scaled(
-        *(v.repeat_interleave(width // channels) for v in (factor, shift))
-    )
+    found = scale_and_shift(layer, _some(layer.running_mean), _some(layer.running_var))
+    factor, shift = (v.detach().repeat_interleave(width // channels) for v in found)
+    made.pending = made.pending.scaled(factor, shift)
 
 
 def _flatten(made: _Assembly, entry: Entry) -> None:
@@ -270,17 +271,13 @@ def _unflatten(made: _Assembly, entry: Entry) -> None:
 
 def _block(made: _Assembly, entry: Entry) -> None:
     block: Any = entry.module
-    if made.pending.image is not None:
-        raise entry.refused("reads rows, and images come before it: put a Flatten between them")
-    if block.inputs != made.pending.width:
-        raise entry.refused(
-            f"takes {block.inputs} inputs, what comes before it has {made.pending.width}"
-        )
+    _require_rows(made, entry, block.inputs)
     at = block.materialise()
     if isinstance(at.W, Blocks) or isinstance(at.U, Blocks):
         raise entry.refused("was put together from layers itself; put those into this Sequential")
     made.pending = made.pending.then(_double(at.U), _exact(at.b), None)
-    made.close(entry, block.activation, at)
+    eta = at.contraction.eta.to("cpu", torch.float64)
+    made.close(entry, block.activation, _Own(_double(at.W), eta))
     made.pending = made.pending.then(Dense(_some(block.C)), _exact(block.c), None)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equicert.errors import ModelError
+from equicert.torch_layers import scale_and_shift
 
 
 class Flow(NamedTuple):
@@ -116,10 +117,7 @@ def _normalised(layer: nn.BatchNorm1d | nn.BatchNorm2d, flow: Flow) -> Flow:
     if mean is None or var is None:
         raise ModelError("batch normalisation needs track_running_stats=True to be evaluated")
     shape = (-1, *[1] * (own.ndim - 2))
-    factor = torch.rsqrt(var + layer.eps)
-    factor = factor * layer.weight if layer.affine else factor
-    shift = layer.bias - mean * factor if layer.affine else -mean * factor
-    factor, shift = factor.view(shape), shift.view(shape)
+    factor, shift = (v.view(shape) for v in scale_and_shift(layer, mean, var))
     return flow.affine(lambda c: torch.addcmul(shift, c, factor), lambda r: r * factor.abs())
 
 

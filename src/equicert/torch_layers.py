@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from equicert.activations import (
     ELU,
@@ -26,6 +27,10 @@ _SOFTPLUS_THRESHOLD: Final = 40.0
 _LEAST_SOFTPLUS_THRESHOLD: Final = 20.0  # torch's default
 
 
+class LayerError(ModelError):
+    """A layer that is refused, named."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A layer of a Sequential, with its index as it is printed: "3", or "3.1" in a nested one."""
@@ -33,9 +38,9 @@ class Entry:
     index: str
     module: nn.Module
 
-    def refused(self, why: str) -> ModelError:
+    def refused(self, why: str) -> LayerError:
         """An error that names the layer."""
-        return ModelError(f"layer {self.index} ({type(self.module).__name__}) {why}")
+        return LayerError(f"layer {self.index} ({type(self.module).__name__}) {why}")
 
 
 def flat(module: nn.Sequential, prefix: str = "") -> Iterator[Entry]:
@@ -45,6 +50,19 @@ def flat(module: nn.Sequential, prefix: str = "") -> Iterator[Entry]:
             yield from flat(layer, f"{prefix}{index}.")
         else:
             yield Entry(f"{prefix}{index}", layer)
+
+
+def scale_and_shift(
+    layer: Any,  # BatchNorm1d or BatchNorm2d
+    mean: Tensor,  # (channels,)
+    var: Tensor,  # (channels,)
+) -> tuple[Tensor, Tensor]:  # (channels,) each
+    """What batch normalisation multiplies by and adds under these statistics, in their type."""
+    factor = torch.rsqrt(var + layer.eps)
+    if not layer.affine:
+        return factor, -mean * factor
+    factor = factor * layer.weight.to(factor)
+    return factor, layer.bias.to(factor) - mean * factor
 
 
 def torch_activation(entry: Entry, besides: str = "Linear") -> Activation:

@@ -105,8 +105,7 @@ def settle(
     lo, hi = node.lo[0], node.hi[0]
     S, t = _pieces(task, lo, hi)
     lagrangian = task.lagrangian
-    dense = lagrangian.W.dense(), lagrangian.U.dense(), lagrangian.b
-    W, U, b = (part.cpu().numpy() for part in dense)
+    W, U, b = (part.cpu().numpy() for part in (*lagrangian.matrices, lagrangian.b))
     a = task.objectives.a[node.form[0]].cpu().numpy()
     box = np.stack([(task.centre + s * task.half)[0].cpu().numpy() for s in (-1, 1)], 1)
     try:

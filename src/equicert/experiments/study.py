@@ -215,6 +215,12 @@ class Study(ABC):
         if missing := sorted(set(among) - set(radii)):
             raise ConfigError(f"radii must have {among} among them, {missing} are missing")
 
+    def _check_names(self, what: str) -> None:
+        """Raise ConfigError unless there are variants, each with a folder of its own."""
+        names = [variant.folder for variant in self.variants()]
+        if not names or len(set(names)) < len(names) or not all(names):
+            raise ConfigError(f"{what} must be one or more of different names, got {names}")
+
 
 def training_settings(config: TrainConfig, prefix: str = "training_") -> dict[str, Any]:
     """The settings of a variant as those of a study; seeds are the study's own."""

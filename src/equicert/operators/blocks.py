@@ -181,18 +181,25 @@ def stacked(
     return Blocks(size, _in_order([Block(*block) for block in blocks]))
 
 
-def parse(text: str) -> tuple[tuple[int, int], list[tuple[int, int, str]]] | None:
-    """Size, and row, column and structure of each block, of what `Blocks.structure` gave; or None.
+def parse(text: str) -> tuple[tuple[int, int], list[tuple[int, int, str]]]:
+    """Size, and row, column and structure of each block, of what `Blocks.structure` gave.
 
     Whether the blocks fit is for `Blocks` to say.
+
+    Raises:
+        ModelError: it did not.
     """
     found = _SPELLING.fullmatch(text)
-    if found is None:
-        return None
-    parts = [(int(r), int(c), inner) for r, c, inner in _PLACED.findall(found[3])]
-    size = int(found[1]), int(found[2])
-    again = f"blocks {_size(size)}" + "".join(f" [{r}+{c} {inner}]" for r, c, inner in parts)
-    return (size, parts) if again == text and len(parts) <= _MOST else None
+    if found is not None:
+        parts = [(int(r), int(c), inner) for r, c, inner in _PLACED.findall(found[3])]
+        size = int(found[1]), int(found[2])
+        again = f"blocks {_size(size)}" + "".join(f" [{r}+{c} {inner}]" for r, c, inner in parts)
+        if again == text and len(parts) <= _MOST:
+            return size, parts
+    raise ModelError(
+        f"{text[:80]!r} are no blocks; they are spelt such as 'blocks 40x40 [10+0 dense]"
+        " [10+10 dense]'"
+    )
 
 
 def _in_order(blocks: Sequence[Block]) -> tuple[Block, ...]:

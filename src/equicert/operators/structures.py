@@ -25,7 +25,7 @@ def tensors_of(structure: str) -> Mapping[str, int]:
     if structure == Dense.structure:
         return {"": 2}
     if structure.startswith("blocks"):
-        found = enumerate(_blocks(structure)[1])
+        found = enumerate(blocks.parse(structure)[1])
         return {f".{k}{n}": d for k, part in found for n, d in tensors_of(part[2]).items()}
     Geometry.parse(structure.removesuffix(_OWN))
     return {".kernel": 4, **({".diagonal": 1} if structure.endswith(_OWN) else {})}
@@ -50,22 +50,12 @@ def operator_of(
 
 def _assembled(structure: str, tensors: Mapping[str, Tensor]) -> blocks.Blocks:
     """The blocks of this structure, each with the tensors behind its number."""
-    size, parts = _blocks(structure)
+    size, parts = blocks.parse(structure)
     found = []
     for k, (row, column, inner) in enumerate(parts):
         own = {name: tensors[f".{k}{name}"] for name in tensors_of(inner)}
         found.append(Block(row, column, operator_of(inner, own)))
     return blocks.Blocks(size, tuple(found))
-
-
-def _blocks(structure: str) -> tuple[tuple[int, int], list[tuple[int, int, str]]]:
-    found = blocks.parse(structure)
-    if found is None or any(inner.startswith("blocks") for _, _, inner in found[1]):
-        raise ModelError(
-            f"{structure[:80]!r} are no blocks; they are spelt such as 'blocks 40x40 [10+0 dense]"
-            " [10+10 dense]'"
-        )
-    return found
 
 
 def require_known(name: str, operator: Operator) -> None:

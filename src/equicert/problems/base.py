@@ -77,11 +77,6 @@ class ContractingProblem(Problem):
     def widest(self, span: slice) -> float:
         """A bound on `widening` that no row has a part in."""
 
-    def part_tolerance(self, span: slice, tolerance: float) -> float:
-        """What to solve the part to, for the whole to meet the tolerance."""
-        implicit = sum(stage.own is not None for stage in self.sweep.off.stages)
-        return tolerance / (self.widest(span) * implicit)
-
     @cached_property
     def largest_step(self) -> float:
         """`1 / (1 - min_i min(W_ii, 0))`: the largest alpha of [J22], Theorem 5.1."""

@@ -150,6 +150,11 @@ class Lagrangian:
         return Lagrangian(graph, W, U, self.b[rows])
 
     @cached_property
+    def matrices(self) -> tuple[Tensor, Tensor]:  # (n, n) and (n, r)
+        """W and U in full, for programmes that factorise them: formed once."""
+        return self.W.dense(), self.U.dense()
+
+    @cached_property
     def _back(self) -> Operator:
         """`W^T`."""
         return self.W.transpose()

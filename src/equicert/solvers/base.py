@@ -118,7 +118,8 @@ def _in_stages(
         if stage.own is None:
             rows, steps = part.start(), steps + 1
         else:
-            found = solve(part, solver, problem.part_tolerance(stage.span, tolerance), max_steps)
+            share = tolerance / (problem.widest(stage.span) * solves)
+            found = solve(part, solver, share, max_steps)
             rows, steps, converged = found.value, steps + found.steps, converged & found.converged
             bound = bound + found.bound * problem.widening(stage.span)
         substitution.put(stage, rows)

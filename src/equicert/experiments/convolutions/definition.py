@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from equicert.attacks import PGD
 from equicert.bounds import Interval
-from equicert.errors import ConfigError
 from equicert.experiments.convolutions.given import Given
 from equicert.experiments.study import (
     Study,
@@ -116,9 +115,7 @@ class Convolutions(Study):
 
     def __post_init__(self) -> None:
         self._check(self.radii, among=MAIN)
-        names = [variant.folder for variant in self.variants()]
-        if not names or len(set(names)) < len(names) or not all(names):
-            raise ConfigError(f"models must be one or more of different names, got {names}")
+        self._check_names("models")
 
     def variants(self) -> list[Variant]:
         tasks = self._tasks()

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from equicert.attacks import PGD
-from equicert.errors import ConfigError
 from equicert.experiments.outcomes import Outcome, Spread, spread
 from equicert.experiments.study import (
     Study,
@@ -56,9 +55,7 @@ class Systems(Study):
 
     def __post_init__(self) -> None:
         self._check(self.radii, among=TABLE)
-        names = [variant.folder for variant in self.variants()]
-        if not names or len(set(names)) < len(names):
-            raise ConfigError(f"systems must be one or more of different names, got {names}")
+        self._check_names("systems")
 
     def variants(self) -> list[Variant]:
         return [Variant(s.name, s.config, self._tasks(s)) for s in self.systems]
