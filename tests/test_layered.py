@@ -18,6 +18,7 @@ import exact
 from architectures import architectures
 from command import run
 from equicert.activations import parse_activation
+from equicert.adversarial import SignAscent
 from equicert.attacks import PGD
 from equicert.bounds import Complete, Dual, Interval, Method
 from equicert.boxes import Box
@@ -197,6 +198,22 @@ def test_boxes_are_normalised_by_their_centres() -> None:
         _, *beside = network.state_and_reach(other, x - 0.1, x + 0.1)
         torch.testing.assert_close(tuple(beside), alone)
     assert bool((alone[0] <= zlo + 1e-9).all())
+
+
+def test_a_search_leaves_the_statistics_and_goes_by_them() -> None:
+    """Of each point by itself, as attacks on the trained network are; the mode comes back."""
+    network, x = layered().train(), points(9, 6)
+    network.reach(x - 0.1, x + 0.1)  # statistics that are not the initial ones
+    before = copy.deepcopy(network.state_dict())
+    labels, rng = torch.arange(6) % 3, np.random.default_rng(0)
+    found = SignAscent(3).search(network, network.materialise(), x, labels, 0.1, rng)
+    torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
+    assert all(layer.training for layer in network.modules())
+    network.eval()
+    again = SignAscent(3).search(
+        network, network.materialise(), x, labels, 0.1, np.random.default_rng(0)
+    )
+    assert torch.equal(found, again)
 
 
 # Verdicts.

@@ -16,6 +16,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from equicert.bounds import Lipschitz
 from equicert.certification import certify
@@ -180,6 +181,8 @@ BAD = [
         "lipshitz",
         "recipe must be one of inclusion, lipschitz, adversarial, small-box, got 'lipshitz'",
     ),
+    ("clip_norm", 0.0, "clip_norm must be finite and > 0, got 0"),
+    ("clip_norm", float("inf"), "clip_norm must be finite and > 0"),
     ("lipschitz_weight", -1e-5, "lipschitz_weight must be finite and >= 0, got -1e-05"),
     ("lipschitz_weight", float("nan"), "lipschitz_weight must be"),
     ("lipschitz_weight", 1e-3, "lipschitz_weight belongs to recipe 'lipschitz'"),
@@ -451,6 +454,36 @@ def test_threads_are_those_of_the_config_and_given_back(threads: int) -> None:
     Trainer(blobs(), small(epochs=1, threads=threads), progress=progress).run()
     assert progress.seen == [threads]
     assert torch.get_num_threads() == before
+
+
+class FirstGradient(Progress):
+    """Keeps what the optimiser was given in the first step, as one vector."""
+
+    trainer: Trainer
+    found: Tensor | None = None
+
+    def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        del epoch, step, steps, loss
+        if self.found is None:
+            parts = (p.grad for p in self.trainer.network.parameters())
+            self.found = torch.cat([g.clone().flatten() for g in parts if g is not None])
+
+
+def first_gradient(clip_norm: float | None) -> Tensor:
+    progress = FirstGradient()
+    progress.trainer = Trainer(blobs(), small(clip_norm=clip_norm, epochs=1), progress=progress)
+    progress.trainer.run()
+    assert progress.found is not None
+    return progress.found
+
+
+def test_long_gradients_are_scaled_down_and_others_left() -> None:
+    free = first_gradient(None)
+    norm = float(free.norm())
+    assert torch.equal(first_gradient(2 * norm), free)
+    clipped = first_gradient(norm / 8)
+    assert float(clipped.norm()) == pytest.approx(norm / 8, rel=1e-3)
+    torch.testing.assert_close(clipped * 8, free, rtol=1e-3, atol=1e-3 * norm)
 
 
 # --- what can go wrong while training

@@ -19,14 +19,23 @@ from equicert.torch_layers import flat
 
 
 class Moment(NamedTuple):
-    """The operators of all implicit blocks at one moment, in the order of the blocks."""
+    """The network at one moment.
+
+    Attributes:
+        blocks: the operators of all implicit blocks, in their order.
+        fixed: whether normalisation is by the running statistics also in training.
+    """
 
     blocks: tuple[Materialised, ...]
+    fixed: bool = False
 
     @property
     def without_history(self) -> Moment:
-        """The same for gradients in inputs only."""
-        return Moment(tuple(block.without_history for block in self.blocks))
+        """The same for gradients in inputs only: of a function of each of them by itself.
+
+        Points that are searched are not those that statistics are to be of.
+        """
+        return Moment(tuple(block.without_history for block in self.blocks), fixed=True)
 
 
 @final
@@ -156,6 +165,10 @@ class LayeredNetwork(nn.Module):
         return flow.middle[: len(x)], zlo, zhi
 
     def _through(self, flow: Flow, at: Moment) -> Flow:
+        with self._evaluating() if at.fixed else contextlib.nullcontext():
+            return self._propagated(flow, at)
+
+    def _propagated(self, flow: Flow, at: Moment) -> Flow:
         blocks = iter(at.blocks)
         for index, layer in enumerate(self._body, 1):
             if isinstance(layer, ImplicitNetwork):

@@ -105,6 +105,8 @@ class TrainConfig:
         late_epoch: with "step", when the step size falls; default 30/40 of the epochs.
         ramp_start: when eps and kappa begin to rise; default 10/40 of the epochs.
         ramp_end: when they reach their values; default 20/40 of the epochs.
+        clip_norm: the gradient of each step is scaled down to this Euclidean norm where it is
+            longer; default as it is.
         shift: training images are moved by up to so many pixels in both directions, at random.
         seed: of the initial weights and of the order of the samples.
         dtype: "float32" or "float64". What is stored and certified is always exactly the weights.
@@ -165,6 +167,7 @@ class TrainConfig:
     late_epoch: float | None = None
     ramp_start: float | None = None
     ramp_end: float | None = None
+    clip_norm: float | None = None
     shift: int = 0
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"

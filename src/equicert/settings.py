@@ -70,6 +70,7 @@ RANGES: Final[dict[str, _Range]] = {
     "late_epoch": _NOT_NEGATIVE,
     "ramp_start": _NOT_NEGATIVE,
     "ramp_end": _NOT_NEGATIVE,
+    "clip_norm": _POSITIVE,
     "seed": ("an integer in [0, 2^63)", lambda v: 0 <= v < 2**63),
     "threads": _COUNT,
     "tolerance": _POSITIVE,

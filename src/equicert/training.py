@@ -205,6 +205,8 @@ class Trainer:
             group["lr"] = now.learning_rate
         self.network.zero_grad()  # the optimiser's own takes longer
         loss.total.backward()
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
         self._optimiser.step()
         return loss
 
