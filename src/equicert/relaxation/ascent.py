@@ -1,4 +1,4 @@
-"""Maximising the dual bound: the adjoint network's solution, then Adam on lambda.
+"""Maximising the dual bound: the adjoint network's solution, then Adam on its slopes (`slopes`).
 
 A good start solves `p = a + W_off^T (h(p) + e)`, h_i of the slope that [Z18] would choose over
 [l_i, u_i] for the sign of p_i: the adjoint of the network's own relaxation. Whatever comes out is a
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from equicert.operators import Dense
 from equicert.relaxation.lagrangian import Lagrangian, Rows
+from equicert.relaxation.slopes import Slopes
 
 _PICARD = 12  # steps of a sweep towards the adjoint solution
 _CONVERGED = 1e-3  # of the largest |p|
 _DIRECT_STATES = 256  # largest n for which the adjoint system of a matrix is factorised
 _SWEEPS = 4  # more of them where it is not
-_MOMENTS = 0.8, 0.95  # of Adam: short, for short ascents
 _DECAY = 0.02  # of the step size from the first step to the last
 _SPARE = 2.0**-16  # of the same: how far beyond enough is enough in float32
 _CHECKED = 4  # steps between looks at which rows are done
@@ -114,11 +114,11 @@ class Ascent:
 
     Attributes:
         steps: their number.
-        rate: the first step, relative to the largest entry of the start (or of the form).
+        rate: the first step of a slope, relative to its range.
     """
 
     steps: int = 20
-    rate: float = 0.03
+    rate: float = 0.3
 
     def run(
         self,
@@ -127,13 +127,12 @@ class Ascent:
         start: tuple[Tensor, Tensor],  # (batch,), (batch, n): a multiplier and its bound
         enough: Tensor | None = None,  # (batch,) or (): rows above it stop
         deadline: float = math.inf,  # of time.monotonic: what is best then is the result
-    ) -> tuple[Tensor, Tensor, Tensor]:  # (batch,), (batch, n), (batch, r)
-        """The best bound found, its multiplier, and inputs that minimise near there."""
+    ) -> tuple[Tensor, Tensor]:  # (batch,), (batch, n)
+        """The best bound found, and its multiplier."""
         fast, double = lagrangian.proposing, rows.a.dtype
         known = start[0].to(fast.b), start[1].to(fast.b)
-        found = self._run(fast, rows.to(fast.b.dtype), known, enough, deadline)
-        best, multiplier, inputs = (part.to(double) for part in found)
-        return best, multiplier, inputs
+        best, multiplier = self._run(fast, rows.to(fast.b.dtype), known, enough, deadline)
+        return best.to(double), multiplier.to(double)
 
     def _run(
         self,
@@ -142,19 +141,16 @@ class Ascent:
         start: tuple[Tensor, Tensor],
         enough: Tensor | None,
         deadline: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """The same in the arithmetic of this Lagrangian."""
-        best, here = start[0].clone(), start[1].clone()
-        multiplier = here.clone()
-        inputs = rows.centre.expand(len(rows), -1).clone()
-        size = torch.maximum(here.abs().amax(1), 0.1 * rows.a.abs().amax(1))
+        best, multiplier = start[0].clone(), start[1].clone()
+        size = torch.maximum(multiplier.abs().amax(1), 0.1 * rows.a.abs().amax(1))
         if rows.e is not None:
             size = torch.maximum(size, 0.1 * rows.e.abs().amax(1))
         spare = size * (_SPARE if size.dtype == torch.float32 else 0.0)
-        going = torch.arange(len(rows), device=here.device)
+        going = torch.arange(len(rows), device=size.device)
         part = lagrangian.prepared(rows)
-        first, second = torch.zeros_like(here), torch.zeros_like(here)
-        step = self.rate * size[:, None]
+        slopes = Slopes.of(lagrangian, part, multiplier, size[:, None])
         for t in range(self.steps):
             if time.monotonic() >= deadline:
                 break
@@ -164,33 +160,15 @@ class Ascent:
                 if not bool(kept.any()):
                     break
                 if not bool(kept.all()):
-                    going, here, first, second = (v[kept] for v in (going, here, first, second))
-                    part, step = part[kept.nonzero()[:, 0]], step[kept]
-            value, slope, x = lagrangian.ascend(part, here)
-            better = value >= best[going]  # the start itself, to begin with
+                    going, slopes = going[kept], slopes.kept(kept)
+                    part = part[kept.nonzero()[:, 0]]
+            here = slopes.multiplier(lagrangian, part)
+            at = lagrangian.minimum(part, here)
+            better = at.value > best[going]  # false where NaN
             improved = going[better]
-            best[improved], multiplier[improved] = value[better], here[better]
-            inputs[improved] = x[better]
-            here, first, second = _adam(here, slope, first, second, step, t, self.steps)
-        return best, multiplier, inputs
-
-
-def _adam(
-    here: Tensor,
-    slope: Tensor,
-    first: Tensor,
-    second: Tensor,
-    step: Tensor,  # (batch, 1)
-    t: int,
-    steps: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    one, two = _MOMENTS
-    first = torch.lerp(slope, first, one)
-    second = torch.lerp(slope.square(), second, two)
-    shrunk = _DECAY ** ((t + 1) / steps)
-    scale = ((second / (1 - two ** (t + 1))).sqrt_()).add_(1e-12)
-    here = here + step * shrunk * (first / (1 - one ** (t + 1))) / scale
-    return here, first, second
+            best[improved], multiplier[improved] = at.value[better], here[better]
+            slopes.climb(lagrangian, at, t, self.rate * _DECAY ** ((t + 1) / self.steps))
+        return best, multiplier
 
 
 def rounded(

@@ -7,6 +7,7 @@ over an interval. Where psi is piecewise linear it is attained at an end or at a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -62,6 +63,49 @@ class Graph(ABC):
         hi: Tensor,
     ) -> tuple[Tensor, Tensor]:  # (batch, n) each
         """Slopes of good linear bounds on psi over the intervals, from below and from above."""
+
+    def slopes(
+        self,
+        lo: Tensor,  # (batch, n) or (1, n)
+        hi: Tensor,
+        ends: tuple[Tensor, Tensor],  # psi(lo), psi(hi)
+    ) -> tuple[Tensor, Tensor]:  # (2, batch or 1, n) each
+        """Least and greatest slopes of the lower and of the upper face of the graph's convex hull.
+
+        They are those at its ends: of the lower face, the least slope of a chord from the left end
+        and the greatest of one to the right end; of the upper face, the other way round.
+        """
+        low, high = self.lines(lo, hi)
+        least, most = [low, high], [low, high]
+        for r, z in self.inside(lo, hi, ends):
+            inner = (lo < r) & (r < hi)
+            left, right = (z - ends[0]) / (r - lo), (ends[1] - z) / (hi - r)
+            left, right = (torch.where(inner, v, 0.5 * (low + high)) for v in (left, right))
+            least = [torch.minimum(v, w) for v, w in zip(least, (left, right), strict=True)]
+            most = [torch.maximum(v, w) for v, w in zip(most, (right, left), strict=True)]
+        return torch.stack([least[0], most[0]]), torch.stack([least[1], most[1]])
+
+    @abstractmethod
+    def inside(
+        self,
+        lo: Tensor,  # (batch, n) or (1, n)
+        hi: Tensor,
+        ends: tuple[Tensor, Tensor],
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """A few points (r, psi(r)) that tell the shape of the graph; outside some intervals."""
+
+    def at_knots(
+        self,
+        lo: Tensor,  # (batch, n) or (1, n)
+        hi: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # (batch or 1, n) bool each
+        """Which ends of intervals are at a breakpoint, as those that a split has set."""
+        found = [torch.zeros_like(lo, dtype=torch.bool), torch.zeros_like(hi, dtype=torch.bool)]
+        for low, high in zip(*self.knot_bounds, strict=True):
+            near = 4 * torch.finfo(lo.dtype).eps * torch.maximum(low.abs(), high.abs())
+            for k, end in enumerate((lo, hi)):
+                found[k] |= (low - near <= end) & (end <= high + near)
+        return found[0], found[1]
 
     @abstractmethod
     def psi(
@@ -205,6 +249,12 @@ class PiecewiseLinear(Graph):
         convex = torch.where(hi > -lo, above, below)  # the side with the smaller gap
         straight = (lo >= 0) | (hi <= 0)
         return torch.where(straight, secant, convex), secant
+
+    def inside(
+        self, lo: Tensor, hi: Tensor, ends: tuple[Tensor, Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        del lo, hi, ends
+        return zip(self.knots, self._values, strict=True)
 
     def cut(
         self,

@@ -75,6 +75,24 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Minimum:
+    """The dual bound of a multiplier, and where it is attained.
+
+    Attributes:
+        value: (batch,) the bound.
+        p: (batch, n) `a + W_off^T mu`.
+        r, z: (batch, n) a point on each graph.
+        x: (batch, r) inputs.
+    """
+
+    value: Tensor
+    p: Tensor
+    r: Tensor
+    z: Tensor
+    x: Tensor
+
+
+@dataclass(frozen=True)
 class Lagrangian:
     """The dual function of one network, by products with W, U and what is transposed of them.
 
@@ -179,39 +197,38 @@ class Lagrangian:
         which, _, back = self._driven
         return back.apply(mu if which is None else mu[:, which])
 
-    def _from_inputs(
+    def driven(
         self,
         x: Tensor,  # (batch, r)
-        plus: Tensor,  # (batch, n), perhaps overwritten
     ) -> Tensor:  # (batch, n)
-        """`U x + plus`."""
+        """`U x + b`, a tensor of its own."""
         which, U, _ = self._driven
         if which is None:
-            return U.affine(x, plus)
+            return U.affine(x, self.b)
+        plus = self.b.repeat(len(x), 1)
         plus[:, which] += U.apply(x)
         return plus
 
     def prepared(self, rows: Rows) -> Rows:
         """The rows with psi at their ends, which every bound on them asks for."""
-        return rows if rows.ends is not None else replace(rows, ends=self._ends(rows))
+        return rows if rows.ends is not None else replace(rows, ends=self.ends(rows))
 
-    def _ends(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def ends(self, rows: Rows) -> tuple[Tensor, Tensor]:  # (batch, n) or (1, n) each
+        """psi at the ends of the bounds, in plain floating point."""
         return rows.ends or (self.graph.psi(rows.lo), self.graph.psi(rows.hi))
 
-    def ascend(
+    def minimum(
         self,
         rows: Rows,
         multiplier: Tensor,  # (batch, n)
-    ) -> tuple[Tensor, Tensor, Tensor]:  # (batch,), (batch, n), (batch, r)
-        """The bound, a supergradient in lambda, and the minimising x, in plain floating point."""
+    ) -> Minimum:
+        """The bound, and where it is attained, in plain floating point."""
         mu = multiplier if rows.e is None else multiplier + rows.e
         p = self.pulled_back(mu, rows.a)
         v = self._on_inputs(mu)
-        least, r, z = self.graph.minimise(p, multiplier, rows.lo, rows.hi, self._ends(rows))
+        least, r, z = self.graph.minimise(p, multiplier, rows.lo, rows.hi, self.ends(rows))
         x = rows.centre - rows.half * v.sign()
-        value = mu @ self.b + least.sum(1) + (v * x).sum(1)
-        slope = self._from_inputs(x, self.W.affine(z, self.b)).sub_(r)
-        return value, slope, x
+        return Minimum(mu @ self.b + least.sum(1) + (v * x).sum(1), p, r, z, x)
 
     def value(
         self,
@@ -222,7 +239,7 @@ class Lagrangian:
         mu = multiplier if rows.e is None else multiplier + rows.e
         p = self.pulled_back(mu, rows.a)
         v = self._on_inputs(mu)
-        least, _, _ = self.graph.minimise(p, multiplier, rows.lo, rows.hi, self._ends(rows))
+        least, _, _ = self.graph.minimise(p, multiplier, rows.lo, rows.hi, self.ends(rows))
         inputs = (v * rows.centre).sum(1) - (v.abs() * rows.half).sum(1)
         return mu @ self.b + least.sum(1) + inputs
 

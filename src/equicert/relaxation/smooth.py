@@ -12,6 +12,7 @@ is not that point but the tangents at two points around it, below which no conve
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -28,6 +29,7 @@ _AROUND = 2.0**-26  # of 1 + |t|: what the tangents lose between them is of seco
 _DUE = 2.0**-43  # relative to what is added up: the stated error of phi, twice
 _WIDENINGS = (1.0, 2.0**6, 2.0**14, 2.0**24, 2.0**34)  # of that; the first nearly always passes
 _POLISHED = 2  # Newton steps on t, after those on z
+_SAMPLED = 0.03, 0.25, 0.5, 0.75, 0.97  # of an interval of t
 _BISECTIONS = 8  # for the slope of a tangent, which is a proposal
 _POINT = 1e-9  # of 1 + |lo| + |hi|: a narrower interval has one slope
 _STRAIGHT = 1e-9  # of width times change of slope: less is no bend
@@ -199,6 +201,17 @@ class Smooth(Graph):
         low = torch.where(t_hi <= turn, tangent, torch.where(t_lo >= turn, secant, from_hi))
         high = torch.where(t_lo >= turn, tangent, torch.where(t_hi <= turn, secant, from_lo))
         return torch.where(point, tangent, low), torch.where(point, tangent, high)
+
+    def inside(
+        self, lo: Tensor, hi: Tensor, ends: tuple[Tensor, Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        first, last = (
+            torch.addcmul(r, self.diagonal, z) for r, z in zip((lo, hi), ends, strict=True)
+        )
+        for share in _SAMPLED:
+            t = torch.lerp(first, last, share)
+            value = self.activation.phi(t)
+            yield torch.addcmul(t, value, self.diagonal, value=-1), value
 
     def _tangent(
         self,
