@@ -161,7 +161,7 @@ def test_lines_of_slopes_in_range_bound_the_graph(activation: str) -> None:
     phi = parse_activation(activation)
     d = torch.tensor([0.0, 0.5, -2.0]).double().repeat(8)
     kind: type[Graph] = PiecewiseLinear if activation in PIECEWISE else Smooth
-    graph = kind(phi, d)  # type: ignore[call-arg]
+    graph = kind(phi, d)
     ends = np.sort(np.random.default_rng(0).normal(size=(2, 30, 24)) * 3, axis=0)
     lo, hi = torch.tensor(ends[0]), torch.tensor(ends[1])
     z_lo, z_hi = graph.psi(lo), graph.psi(hi)
