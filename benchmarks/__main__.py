@@ -16,6 +16,7 @@ from typing import Any, Final
 from benchmarks import (
     bounding,
     certificates,
+    convolutions,
     deciding,
     lipschitz,
     memory,
@@ -45,6 +46,7 @@ SECTIONS: Final = (
     "scaling",
     "slow",
     "memory",
+    "convolutions",
 )
 _OUT: Final = "docs/results"
 _PAGE: Final = "docs/performance.md"
@@ -83,6 +85,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "deciding": lambda: deciding.measure(data, compared),
         "bounding": lambda: bounding.measure(
             data, -(-rounds // 10), options.budget, options.device
+        ),
+        "convolutions": lambda: convolutions.measure(
+            data, Path(options.work), -(-rounds // 8), 10 * options.budget
         ),
     }
     if not set(options.only) <= set(sections):

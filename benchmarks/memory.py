@@ -177,15 +177,24 @@ def _alone(alpha: float, tolerance: float) -> dict[str, Any]:
         "solver": repr(network.solver),
         "tolerance": tolerance,
         "steps": steps,
-        "rss_bytes": _most_resident(),
+        "rss_bytes": most_resident(),
     }
 
 
-def _most_resident() -> int:
+def most_resident() -> int:
     """Bytes of this program; elsewhere than on Linux, perhaps of its parent at the fork."""
+    return _status("VmHWM:")
+
+
+def now_resident() -> int:
+    """The same of this moment; elsewhere than on Linux, `most_resident`."""
+    return _status("VmRSS:")
+
+
+def _status(field: str) -> int:
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text("utf-8").splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(field):
                 return 1024 * int(line.split()[1])
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from benchmarks.bounding import bounding_section
 from benchmarks.certificates import certificates_section
+from benchmarks.convolved import convolutions_section
 from benchmarks.deciding import deciding_section
 from benchmarks.growth import memory_section, scaling_section
 from benchmarks.lipschitz import lipschitz_section
@@ -41,6 +42,7 @@ def page(results: dict[str, Any], figures: str) -> str:
         "scaling": lambda found: scaling_section(found, figures),
         "slow": slow_section,
         "memory": memory_section,
+        "convolutions": convolutions_section,
     }
     for name, section in sections.items():
         if name in results:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Final
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from equicert.checkpoints import RunRecord
 from equicert.data import DataSet
+from equicert.layered import LayeredNetwork
 from equicert.losses import clipped_box
 from equicert.network import ImplicitNetwork
 from equicert.policies import Policy, Raise, Tally
@@ -35,6 +36,8 @@ MAX_STEPS: Final = 100_000
 SEED: Final = 0
 ROW_SUMS: Final = (0.5, 5.5)  # of |T| in random networks, from the first row to the last
 
+Network: TypeAlias = ImplicitNetwork | LayeredNetwork
+_Network = TypeVar("_Network", ImplicitNetwork, LayeredNetwork, Network)
 Batch = tuple[Tensor, Tensor]  # (batch, r) inputs, (batch,) labels
 
 
@@ -82,7 +85,7 @@ class TrainingStep:
 
     def __init__(
         self,
-        network: ImplicitNetwork,
+        network: Network,
         batches: Sequence[Batch],
         data: DataSet,
         kappa: float = KAPPA,
@@ -118,6 +121,14 @@ class JointSolve:
 
 
 def trained(data: DataSet, config: TrainConfig, folder: Path) -> tuple[ImplicitNetwork, float]:
+    """The implicit network of a config without a front; see `trained_network`."""
+    network, took = trained_network(data, config, folder)
+    if not isinstance(network, ImplicitNetwork):
+        raise TypeError("networks with a front have no place in this benchmark")
+    return network, took
+
+
+def trained_network(data: DataSet, config: TrainConfig, folder: Path) -> tuple[Network, float]:
     """The network of a config, and the seconds that its epochs took.
 
     It is trained once, then reused; the seconds include each epoch's accuracies.
@@ -129,8 +140,6 @@ def trained(data: DataSet, config: TrainConfig, folder: Path) -> tuple[ImplicitN
     own = folder / f"{data.name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     trainer = Trainer(data, config, own, resume=True)
     metrics = trainer.run().metrics
-    if not isinstance(trainer.network, ImplicitNetwork):
-        raise TypeError("networks with a front have no place in these benchmarks")
     return trainer.network, sum(line["seconds"] for line in metrics)
 
 
@@ -155,15 +164,17 @@ def random_network(n: int, data: DataSet, dtype: torch.dtype = torch.float32) ->
 
 
 def variant(
-    network: ImplicitNetwork,
+    network: _Network,
     solver: Solver | None = None,
     tolerance: float = TOLERANCE,
     policy: Policy | None = None,
-) -> ImplicitNetwork:
-    """A copy of a network that solves in another way."""
-    copied = copy.deepcopy(network)
-    copied.solver, copied.tolerance = solver or Picard(), tolerance
-    copied.max_steps, copied.policy = MAX_STEPS, policy or Tally(Raise())
+) -> _Network:
+    """A copy of a network that solves in another way, in all of its implicit blocks."""
+    copied, policy = copy.deepcopy(network), policy or Tally(Raise())
+    for block in copied.modules():
+        if isinstance(block, ImplicitNetwork):
+            block.solver, block.tolerance = solver or Picard(), tolerance
+            block.max_steps, block.policy = MAX_STEPS, policy
     return copied
 
 
@@ -177,16 +188,17 @@ def batches_of(
 
 
 def count_steps(
-    network: ImplicitNetwork,
+    network: Network,
     batches: Sequence[Batch],
     data: DataSet,
     kappa: float = KAPPA,
 ) -> dict[str, float]:
     """Solver steps of a training step, over these batches, by the network's own solver."""
-    steps = Steps()
-    step = TrainingStep(
-        variant(network, network.solver, network.tolerance, steps), batches, data, kappa
-    )
+    steps, copied = Steps(), copy.deepcopy(network)
+    for block in copied.modules():
+        if isinstance(block, ImplicitNetwork):
+            block.policy = steps
+    step = TrainingStep(copied, batches, data, kappa)
     for _ in batches:
         step()
     return steps.to_json()

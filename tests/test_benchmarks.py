@@ -5,9 +5,11 @@ No test says how long anything takes.
 
 import argparse
 import importlib.util
+import json
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from PIL import Image
 from benchmarks import (
     bounding,
     certificates,
+    convolutions,
     deciding,
     lipschitz,
     memory,
@@ -43,6 +46,7 @@ from equicert.solvers import Average, Picard
 
 HIDDEN = 7
 SIZES = bounding.Sizes(hidden=(3, 9), batches=(1, 12), nodes=(1, 3))
+CONVOLVED = convolutions.Sizes(channels=2, front="2x4/2", images=20, epochs=1, batch=10, samples=5)
 SWEEPS = scaling.Sweeps(hidden=(3, 5), batches=(1, 4), tolerances=(1e-2, 1e-6), batch=5)
 
 
@@ -56,6 +60,18 @@ def data() -> DataSet:
 @pytest.fixture(scope="module")
 def network(data: DataSet) -> ImplicitNetwork:
     return random_network(HIDDEN, data)
+
+
+def convolved(data: DataSet, work: Path) -> dict[str, Any]:
+    """The memory is this process's: another one takes seconds to start."""
+
+    def here(command: list[str], **_: object) -> SimpleNamespace:
+        assert command[1:3] == ["-m", "benchmarks.convolutions"]
+        return SimpleNamespace(stdout=json.dumps(convolutions._alone(command[-1])))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolutions.subprocess, "run", here)
+        return convolutions.measure(data, work, 1, 0.0, CONVOLVED, alone=["convolution"])
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +107,7 @@ def results(
         "scaling": scaling.measure(network, data, 1, 0.0, SWEEPS),
         "slow": slow.measure(stored, 1, 0.1, rates=(0.5, 0.99), batch=3),
         "memory": memory.measure(network, data, cases, alone=cases[:1]),
+        "convolutions": convolved(data, work),
         "seconds": 60.0,
     }
 
@@ -294,6 +311,33 @@ def test_a_network_that_is_not_there_is_not_measured(
     assert "is not there" in deciding.deciding_section(found)[-1]
     monkeypatch.delenv("EQUICERT_PROBLEMS_DIR")
     assert deciding.measure(data, []) == found
+
+
+def test_convolutions_are_compared_with_their_matrices(results: dict[str, Any]) -> None:
+    found, text = results["convolutions"], page(results, "results")
+    assert found["states"]["convolution"] == found["states"]["matrix"] == 2 * 4 * 4
+    step, verdicts = found["step"], found["certification"]
+    assert step["convolution"]["steps"] == pytest.approx(step["matrix"]["steps"])
+    assert step["average"]["steps"]["forward"] > step["convolution"]["steps"]["forward"]
+    assert len({verdicts[name]["certified"] for name in ("convolution", "average", "matrix")}) == 1
+    for entries in (step, verdicts):
+        assert list(entries) == list(convolutions.NAMES)
+        assert all(seconds(entry["time"]["cpu"]) in text for entry in entries.values())
+        memory = entries["convolution"]["memory"]
+        assert 0 < memory["before_bytes"] <= memory["most_bytes"]
+        assert bytes_text(memory["most_bytes"]) in text
+        assert (
+            times(entries["matrix"]["time"]["cpu"] / entries["convolution"]["time"]["cpu"]) in text
+        )
+
+
+def test_matrices_of_convolutions_are_the_same_function(data: DataSet, tmp_path: Path) -> None:
+    few = convolutions._few(data, CONVOLVED)
+    networks, _ = convolutions.subjects(few, tmp_path, CONVOLVED)
+    x = torch.from_numpy(few.x_test).float()
+    one, other = networks["convolution"], networks["matrix"]
+    assert torch.allclose(one(x), other(x), atol=1e-3)
+    assert sum(p.numel() for p in other.parameters()) > sum(p.numel() for p in one.parameters())
 
 
 def test_a_later_run_and_a_busy_machine_are_told(results: dict[str, Any]) -> None:

@@ -27,8 +27,8 @@ FLOORS = {
     5: "data mnist vectors models losses adversarial recipes runs settings schedules presets"
     " certificates records small_boxes compressed s_expressions vnnlib onnx_models"
     " onnx_operators zoo",
-    6: "training initialisation checkpoints certification certify_run processes image radius jobs"
-    " evaluation attack_run inspection verification instances",
+    6: "training augmentation initialisation checkpoints certification certify_run processes"
+    " image radius jobs evaluation attack_run inspection verification instances",
     7: "comparison experiments report figures",
     8: "cli __main__",
 }

@@ -12,6 +12,7 @@ from typing import Self, final
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 import exact
 from equicert.activations import Tanh
@@ -291,6 +292,19 @@ def test_gradients_reach_the_entries_and_detach_cuts_them(make: Make) -> None:
     assert scaled.apply(v).requires_grad
     assert not scaled.detach().apply(v).requires_grad
     assert scaled.apply(v).requires_grad
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cotangents_are_the_gradients_of_the_product(make: Make, dtype: torch.dtype) -> None:
+    """Shortcuts agree with the definition, by autograd; so do those for the majorant."""
+    A = make().to(dtype=dtype)
+    v = entries(6, A.shape[1], seed=4).to(dtype)
+    p = entries(6, A.shape[0], seed=5).to(dtype)
+    for majorant in (False, True) if A.shape[0] == A.shape[1] else (False,):
+        found = A.cotangents(v, p, majorant=majorant)
+        assert_close(found, Operator.cotangents(A, v, p, majorant=majorant))
+        assert [g.shape for g in found] == [entry.shape for entry in A.tensors().values()]
 
 
 @EVERY

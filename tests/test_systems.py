@@ -18,6 +18,7 @@ from equicert.errors import ConfigError, OutputError
 from equicert.experiments import outcomes as measuring
 from equicert.experiments.outcomes import Outcome, Point, outcomes
 from equicert.experiments.reports import Report, Request
+from equicert.experiments.study import lasting
 from equicert.experiments.systems import definition, tables
 from equicert.experiments.systems.definition import (
     ATTACKED,
@@ -26,7 +27,6 @@ from equicert.experiments.systems.definition import (
     Systems,
     best,
     best_names,
-    lasting,
 )
 from equicert.experiments.systems.pictures import systems_picture
 from equicert.experiments.systems.report import report

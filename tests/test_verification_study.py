@@ -326,7 +326,10 @@ def test_broken_certificate_is_an_error_after_writing(
         (["verification", "--eps-max", "0.05"], "eps_max must be in [0.1, 1], got 0.05"),
         (["verification", "--limit", "0"], "limit must be an integer >= 1, got 0"),
         (["verification", "--model", "none.npz"], "none.npz"),
-        (["figure2", "--model", "m.npz"], "model is a setting of verification, not of figure2"),
+        (
+            ["figure2", "--model", "m.npz"],
+            "model is a setting of verification and convolutions, not",
+        ),
         (["systems", "--timeout", "3"], "timeout is a setting of verification, not of systems"),
         (["figure1", "--preset", "best"], "preset is a setting of figure2 and verification, not"),
     ],

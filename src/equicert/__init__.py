@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from equicert.data import load_data as load_data
     from equicert.evaluation import write_certificates as write_certificates
     from equicert.image import reach as reach
+    from equicert.layered import LayeredNetwork as LayeredNetwork
     from equicert.models import load_model as load_model
     from equicert.models import save_model as save_model
     from equicert.network import ImplicitNetwork as ImplicitNetwork
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Box": "boxes",
     "ImplicitNetwork": "network",
+    "LayeredNetwork": "layered",
     "StoredNetwork": "stored",
     "certify": "certification",
     "from_sequential": "sequential",

@@ -21,7 +21,16 @@ from equicert.affine_maps import Affine, pooling
 from equicert.errors import ModelError
 from equicert.materialised import Materialised
 from equicert.network import ImplicitNetwork
-from equicert.operators import Convolution, Dense, Geometry, Image, Margins, Operator, stacked
+from equicert.operators import (
+    Blocks,
+    Convolution,
+    Dense,
+    Geometry,
+    Image,
+    Margins,
+    Operator,
+    stacked,
+)
 from equicert.stored import StoredNetwork
 from equicert.torch_layers import Entry, flat, torch_activation
 
@@ -95,7 +104,9 @@ class _Assembly:
 
     def network(self, last: Entry) -> StoredNetwork:
         """The network, whose outputs are what is pending now."""
-        if self.pending.A is None or self.agreed is None:
+        if self.agreed is None:
+            raise last.refused("comes after no activation and no implicit block: there is no state")
+        if self.pending.A is None:
             raise last.refused("ends the module; an ImplicitNetwork or a Linear must, to read y")
         *_, first = (0, *accumulate(len(b) for b in self.biases[:-1]))
         n, q = sum(len(b) for b in self.biases), self.pending.A.shape[0]
@@ -130,7 +141,8 @@ class _Assembly:
                 part = made.contraction.eta.to("cpu", torch.float64)
                 if lift is not None:
                     slack = part - _double(made.W).majorant().apply(part[None])[0]
-                    part = part * (factor * (lift / slack).amax())
+                    scale = factor * (lift / slack).amax()
+                    part = part * (scale if scale > 0 else 1)
             elif lift is not None:
                 part = torch.maximum(lift * factor, part)
             parts.append(part)
@@ -147,7 +159,7 @@ def _exact(values: Tensor | None) -> Tensor | None:
 
 
 def _acting(made: _Assembly, entry: Entry) -> None:
-    phi = torch_activation(entry)
+    phi = torch_activation(entry, ", ".join(kind.__name__ for kind in _RULES))
     if phi != Identity():
         made.close(entry, phi)
 
@@ -223,6 +235,8 @@ def _normalisation(made: _Assembly, entry: Entry) -> None:
     if layer.running_mean is None or layer.running_var is None:
         raise entry.refused("keeps no running statistics; make it with track_running_stats=True")
     image, width = made.pending.image, made.pending.width
+    if isinstance(layer, nn.BatchNorm1d) != (image is None):
+        raise entry.refused(f"does not normalise the {'rows' if image is None else 'images'} here")
     channels = width if image is None else image.channels
     if layer.num_features != channels:
         raise entry.refused(f"has {layer.num_features} features, {channels} come before it")
@@ -263,6 +277,8 @@ def _block(made: _Assembly, entry: Entry) -> None:
             f"takes {block.inputs} inputs, what comes before it has {made.pending.width}"
         )
     at = block.materialise()
+    if isinstance(at.W, Blocks) or isinstance(at.U, Blocks):
+        raise entry.refused("was put together from layers itself; put those into this Sequential")
     made.pending = made.pending.then(_double(at.U), _exact(at.b), None)
     made.close(entry, block.activation, at)
     made.pending = made.pending.then(Dense(_some(block.C)), _exact(block.c), None)

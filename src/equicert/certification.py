@@ -347,4 +347,4 @@ def _statuses(held: Tensor, wrong: Tensor, falsified: Tensor, claimed: Tensor) -
 
 def as_stored(network: StoredNetwork | ImplicitNetwork) -> StoredNetwork:
     """The stored form of either kind of network."""
-    return network.store() if isinstance(network, ImplicitNetwork) else network
+    return network if isinstance(network, StoredNetwork) else network.store()

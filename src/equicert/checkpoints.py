@@ -132,6 +132,7 @@ class RecordedRun:
     config: TrainConfig
     spec: str
     domain: object
+    model_digest: object  # of the trained weights; None before the end
 
     def restrict(self, data: DataSet) -> DataSet:
         """The data with the recorded domain; one of vectors is the data's own."""
@@ -155,7 +156,7 @@ def recorded_run(out: str | Path) -> RecordedRun:
     try:
         record = yaml.safe_load(path.read_text("utf-8"))
         config, spec = dict(record["config"]), str(record["data"]["spec"])
-        domain = record["data"]["domain"]
+        domain, digest = record["data"]["domain"], record.get("model_digest")
     except FileNotFoundError as error:
         raise OutputError(
             f"{out} holds no training run to resume: {CONFIG} is missing; start one there"
@@ -164,7 +165,7 @@ def recorded_run(out: str | Path) -> RecordedRun:
         raise OutputError(
             f"{path} cannot be read as the record of a training run; start again in another folder"
         ) from error
-    return RecordedRun(TrainConfig.from_mapping(config), spec, domain)
+    return RecordedRun(TrainConfig.from_mapping(config), spec, domain, digest)
 
 
 def describe_domain(domain: Domain) -> list[float] | str | None:

@@ -97,7 +97,7 @@ def explicit_front(config: TrainConfig, inputs: int) -> tuple[list[nn.Module], i
             image, width = None, out
         else:
             if image is None:
-                image = _image(config, inputs)
+                image = image_of(config, inputs)
                 layers.append(nn.Unflatten(1, tuple(image)))
             padding = (size - 1) // 2
             channels, *sides = image
@@ -123,7 +123,7 @@ def initial_input_map(config: TrainConfig, inputs: int) -> ConvolutionalInput | 
     """
     if config.weights != "convolutional":
         return None
-    image, k = _image(config, inputs), config.input_kernel_size
+    image, k = image_of(config, inputs), config.input_kernel_size
     # Margins by which every stride'th pixel has the middle of a kernel of its own.
     geometry = Geometry(image, Margins.same(k, k), config.stride, config.padding == "circular")
     try:
@@ -132,7 +132,12 @@ def initial_input_map(config: TrainConfig, inputs: int) -> ConvolutionalInput | 
         raise ConfigError(str(error)) from error
 
 
-def _image(config: TrainConfig, inputs: int) -> Image:
+def image_of(config: TrainConfig, inputs: int) -> Image:
+    """The shape of the inputs as images: as set, or one square channel.
+
+    Raises:
+        ConfigError: they have another number of entries.
+    """
     side = math.isqrt(inputs)
     text = config.image or f"1x{side}x{side}"
     parts = text.split("x")

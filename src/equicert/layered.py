@@ -75,7 +75,7 @@ class LayeredNetwork(nn.Module):
         self,
         x: Tensor,  # (..., r)
     ) -> Tensor:  # (..., q)
-        rows = x.reshape(-1, x.shape[-1])
+        self._check(rows := x.reshape(-1, x.shape[-1]) if x.ndim else x.reshape(1, 1))
         y = self.read_out(self.state(rows, self.materialise()))
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
@@ -137,6 +137,7 @@ class LayeredNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor]:  # (batch, n) each
         """Bounds on the last states over boxes, good to the blocks' tolerances, not rounded."""
         self._check(lo, hi)
+        _check_order(lo, hi)
         _, zlo, zhi = self._through(joined(None, lo, hi), at or self.materialise()).parts()
         return zlo, zhi
 
@@ -149,16 +150,17 @@ class LayeredNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:  # (batch, n) each
         """`state(x)` and `reach(lo, hi)` at once."""
         self._check(x, lo, hi)
+        _check_order(lo, hi)
         flow = self._through(joined(x, lo, hi), at or self.materialise())
         _, zlo, zhi = flow.parts()
         return flow.middle[: len(x)], zlo, zhi
 
     def _through(self, flow: Flow, at: Moment) -> Flow:
         blocks = iter(at.blocks)
-        for layer in self._body:
+        for index, layer in enumerate(self._body, 1):
             if isinstance(layer, ImplicitNetwork):
                 flow = _solved(layer, flow, next(blocks))
-                if layer is not self._body[-1]:
+                if index < len(self._body):
                     flow = flow.affine(layer.read_out, lambda r, C=layer.C: r @ C.abs().mT)
             else:
                 flow = through(layer, flow)
@@ -183,11 +185,20 @@ class LayeredNetwork(nn.Module):
                 layer.training = training
 
     def _check(self, *points: Tensor) -> None:
+        batch, dtype = len(points[0]), self.c.dtype
         for x in points:
-            if x.ndim != 2 or x.shape[1] != self.inputs:
+            if x.ndim != 2 or x.shape[1] != self.inputs or len(x) != batch:
+                found = ", ".join(str(tuple(x.shape)) for x in points)
+                raise InputError(f"this network takes inputs (batch, {self.inputs}), got {found}")
+            if x.dtype != dtype:
                 raise InputError(
-                    f"this network takes inputs (batch, {self.inputs}), got {tuple(x.shape)}"
+                    f"inputs are {x.dtype}, the network is {dtype}; convert one with .to(dtype)"
                 )
+
+
+def _check_order(lo: Tensor, hi: Tensor) -> None:
+    if not bool((lo <= hi).all()):
+        raise InputError("the box is inverted or NaN: its lower ends must not exceed the upper")
 
 
 def _solved(block: ImplicitNetwork, flow: Flow, at: Materialised) -> Flow:

@@ -60,7 +60,8 @@ def joined(
     """The flow of these points and boxes."""
     centre = 0.5 * (lo + hi)
     middle = centre if points is None else torch.cat([points, centre])
-    return Flow(middle, 0.5 * (hi - lo))
+    # A computed phi may put neighbours out of order, by units in the last place.
+    return Flow(middle, 0.5 * (hi - lo).clamp(min=0))
 
 
 def through(layer: nn.Module, flow: Flow) -> Flow:
@@ -127,7 +128,11 @@ def _remember(layer: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, var: Tensor,
     """As torch keeps its running statistics."""
     if layer.running_mean is None or layer.running_var is None:
         return
-    share = 0.1 if layer.momentum is None else layer.momentum
+    share = layer.momentum
+    if layer.num_batches_tracked is not None:
+        layer.num_batches_tracked += 1
+        share = 1 / float(layer.num_batches_tracked) if share is None else share
+    share = share or 0.0
     layer.running_mean.lerp_(mean, share)
     layer.running_var.lerp_(var * (n / max(n - 1, 1)), share)
 

@@ -105,6 +105,7 @@ class TrainConfig:
         late_epoch: with "step", when the step size falls; default 30/40 of the epochs.
         ramp_start: when eps and kappa begin to rise; default 10/40 of the epochs.
         ramp_end: when they reach their values; default 20/40 of the epochs.
+        shift: training images are moved by up to so many pixels in both directions, at random.
         seed: of the initial weights and of the order of the samples.
         dtype: "float32" or "float64". What is stored and certified is always exactly the weights.
         device: "cpu", "cuda", "cuda:1", ...
@@ -164,6 +165,7 @@ class TrainConfig:
     late_epoch: float | None = None
     ramp_start: float | None = None
     ramp_end: float | None = None
+    shift: int = 0
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"

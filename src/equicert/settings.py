@@ -51,8 +51,6 @@ RANGES: Final[dict[str, _Range]] = {
     "row_sum_bound": ("in (0, 1)", lambda v: 0 < v < 1),
     "m": _POSITIVE,
     "shift": ("an integer >= 0", lambda v: v >= 0),
-    "averaging": ("in [0, 1)", lambda v: 0 <= v < 1),
-    "clip": _POSITIVE,
     "prescribed_lipschitz": _POSITIVE,
     "input_gain": _POSITIVE,
     "eps": _NOT_NEGATIVE,

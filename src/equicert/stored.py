@@ -19,7 +19,7 @@ from equicert.contraction import Contraction, prove_contraction
 from equicert.enclosures import Enclosure
 from equicert.errors import InputError, ModelError, NotContractingError, NotMonotoneError
 from equicert.monotonicity import Monotone, prove_monotone
-from equicert.operators import Dense, Operator
+from equicert.operators import Blocks, Dense, Operator
 from equicert.policies import failure
 from equicert.problems import (
     Drive,
@@ -62,6 +62,8 @@ class StoredNetwork:
     def __post_init__(self) -> None:
         n, r, q = self.W.shape[0], self.U.shape[1], self.C.shape[0]
         _check_shapes(self, n, q)
+        if isinstance(self.W, Blocks):
+            self.W.require_square()
         if n == 0 or r == 0 or q == 0:
             raise ModelError(f"a network needs n, r, q >= 1, got n={n}, r={r}, q={q}")
         for name, tensor in self._named():

@@ -47,12 +47,16 @@ def flat(module: nn.Sequential, prefix: str = "") -> Iterator[Entry]:
             yield Entry(f"{prefix}{index}", layer)
 
 
-def torch_activation(entry: Entry) -> Activation:
-    """The activation that a layer is; Identity for one that changes nothing."""
+def torch_activation(entry: Entry, besides: str = "Linear") -> Activation:
+    """The activation that a layer is; Identity for one that changes nothing.
+
+    Raises:
+        ModelError: it is none; `besides` are other layers that are known where it stands.
+    """
     read = _READ.get(type(entry.module))
     if read is None:
-        known = ", ".join(kind.__name__ for kind in _READ)
-        raise entry.refused(f"has no implicit form here; known are Linear, {known}")
+        known = ", ".join(kind.__name__ for kind in _READ if kind.__name__ not in besides)
+        raise entry.refused(f"has no implicit form here; known are {besides}, {known}")
     return read(entry)
 
 

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from equicert.augmentation import shifted
 from equicert.bounds import Spectral
 from equicert.certification import certify
 from equicert.checkpoints import CONFIG, Checkpoint, RunRecord
 from equicert.contraction import Contraction
 from equicert.data import DataSet
 from equicert.errors import ConfigError, DataError, EquicertError, OutputError
-from equicert.initialisation import DTYPES, initial_network
+from equicert.initialisation import DTYPES, image_of, initial_network
 from equicert.losses import Loss
 from equicert.models import save_model
 from equicert.monotonicity import Monotone
@@ -116,6 +117,8 @@ class Trainer:
         device, dtype = _device(config.device), DTYPES[config.dtype]
         self._x = torch.from_numpy(data.x_train).to(device, dtype)
         self._labels = torch.from_numpy(data.y_train).to(device)
+        self._image = image_of(config, data.inputs) if config.shift else None
+        self._background = _background(data)
         self._policy = WarnAndCount() if config.on_unconverged == "warn" else Raise()
         self._tally = Tally(self._policy)
         self.network = initial_network(data, config, self._tally).to(device, dtype)
@@ -193,6 +196,8 @@ class Trainer:
         x, labels = self._x.index_select(0, rows), self._labels.index_select(0, rows)
         # A stream for each step: seeds that differ by zeros at the end are one to numpy.
         rng = np.random.default_rng([self.config.seed, epoch, 1 + index])
+        if self._image is not None:
+            x = shifted(x, self._image, self.config.shift, rng, self._background)
         loss = self._recipe.loss(self.network, x, labels, now, self.data.domain, rng)
         if not math.isfinite(float(loss.total.detach())):
             raise DivergedError(epoch + 1, now.learning_rate)
@@ -293,6 +298,12 @@ def _proof(proof: Contraction | Monotone) -> dict[str, float]:
     if isinstance(proof, Contraction):
         return {"mu": proof.mu, "eta_ratio": float(proof.eta.max() / proof.eta.min())}
     return {"m": proof.m, "Lambda_ratio": float(proof.Lambda.max() / proof.Lambda.min())}
+
+
+def _background(data: DataSet) -> float:
+    """What images are continued with beyond their border: the least value of the domain, or 0."""
+    low = 0.0 if data.domain is None else data.domain[0]
+    return float(np.min(np.asarray(low)))
 
 
 @torch.no_grad()

@@ -64,7 +64,8 @@ _HELP = {
     " figure, results.md and results.json. 'figure1': networks trained by (8) with six weights"
     " lambda, and a MON. 'figure2': a robust and a non-robust network, attacked by PGD, beside the"
     " published numbers. 'systems': every system of this package under its best certificate."
-    " 'verification': what each method of `certify --method auto` decides, and at what cost.",
+    " 'verification': what each method of `certify --method auto` decides, and at what cost."
+    " 'convolutions': dense and convolutional networks, beside the best published numbers.",
     "zoo": "List the models that come with the package, zoo:NAME wherever a model is taken: what"
     " was measured of them, and the commands that made and measured them.",
     "demo": "Train on handwritten digits, certify, attack, and write figures and a report.",

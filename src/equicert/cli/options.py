@@ -12,9 +12,11 @@ class DataOptions:
 
     Args:
         preset: recipe whose settings are the defaults below: published ([J22], (11)),
-            lipschitz-published ([J22], (8)), best (certifies the most by box bounds of those
-            tried on mnist), adversarial ([M18], for empirical robustness), or small-box ([M23], for
-            methods that search). On the command line only, not in a --config file.
+            lipschitz-published ([J22], (8)), best (certifies the most by box bounds of those of one
+            implicit block tried on mnist), convolutional and convolutional-0.3 (of all, at eps =
+            0.1 and 0.3: explicit convolutions before an implicit block), adversarial ([M18], for
+            empirical robustness), or small-box ([M23], for methods that search). On the command
+            line only, not in a --config file.
         data: digits, mnist, or an .npz file with x_train, y_train, x_test, y_test.
         out: folder of the run; model.safetensors is written there.
         domain: 'lo,hi' or 'none'; default the data set's own. Boxes are clipped to it.
@@ -263,10 +265,12 @@ class ReproduceOptions:
         out: folder for models, verdicts, figure and results.
         preset: of figure2 and verification, recipe of the robust model: published, or best.
         model: of verification, a .safetensors or .npz file, or zoo:NAME, to verify instead of a
-            trained model.
-        seeds: number of training runs a model, with seeds 0, 1, ...; default 3, of verification and
-            quick 1.
-        epochs: of each training run; default the recipe's, quick 1, 2 or 10.
+            trained model. Of convolutions NAME=FILE, or several separated by commas: in place of
+            the models that would be trained as dense, convolutional and convolutional-0.3, or
+            beside them under another name.
+        seeds: number of training runs a model, with seeds 0, 1, ...; default 3, of verification,
+            convolutions and quick 1.
+        epochs: of each training run; default the recipe's, quick 1, 2, 10 or 20.
         eps_max: of figure2 and verification, the largest radius of the grid, at least 0.1.
         timeout: of verification, seconds a sample; default 10.
         limit: only the first so many test samples; default all, of verification and quick 1000, of

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from equicert.data import DataSet
+    from equicert.experiments.convolutions.definition import Convolutions
+    from equicert.experiments.convolutions.given import Given
     from equicert.experiments.figure1.definition import Figure1
     from equicert.experiments.figure2.definition import Figure2
     from equicert.experiments.reports import Report, Request
@@ -27,12 +29,18 @@ if TYPE_CHECKING:
 _QUICK_SEEDS: Final = 1
 _QUICK_LIMIT: Final = 1000  # and all of them attacked
 _QUICK_SEARCHED: Final = 100  # of what may search for seconds a sample
-_QUICK_EPOCHS: Final = {"figure1": 2, "figure2": 10, "systems": 1, "verification": 10}
+_QUICK_EPOCHS: Final = {
+    "figure1": 2,
+    "figure2": 10,
+    "systems": 1,
+    "verification": 10,
+    "convolutions": 20,
+}
 _QUICK_STEP: Final = 2  # hundredths, or fortieths, between two radii
 _OWN: Final = {  # settings of some experiments only
     "preset": ("figure2", "verification"),
     "eps_max": ("figure2", "verification"),
-    "model": ("verification",),
+    "model": ("verification", "convolutions"),
     "timeout": ("verification",),
 }
 EXPERIMENTS: Final = tuple(_QUICK_EPOCHS)
@@ -88,6 +96,11 @@ def _planned(
 
         verification = _verification(options, quick=quick)
         return verification, partial(of_verification, verification)
+    if experiment == "convolutions":
+        from equicert.experiments.convolutions.report import report as of_convolutions
+
+        convolutions = _convolutions(options, quick=quick)
+        return convolutions, partial(of_convolutions, convolutions)
     if experiment == "systems":
         from equicert.experiments.systems.report import report as of_systems
 
@@ -121,7 +134,8 @@ def _figure1(options: ReproduceOptions, *, quick: bool) -> Figure1:
 
 def _systems(options: ReproduceOptions, *, quick: bool) -> Systems:
     """The full or the quick study; options that are given override either."""
-    from equicert.experiments.systems.definition import QUICK_RADII, Systems, lasting
+    from equicert.experiments.study import lasting
+    from equicert.experiments.systems.definition import QUICK_RADII, Systems
 
     study = Systems()
     if quick:
@@ -153,6 +167,51 @@ def _verification(options: ReproduceOptions, *, quick: bool) -> Verification:
     timeout = study.timeout if options.timeout is None else options.timeout
     given = None if options.model is None else load_model(options.model)
     return replace(study, given=given, seeds=seeds, limit=limit, timeout=timeout)
+
+
+def _convolutions(options: ReproduceOptions, *, quick: bool) -> Convolutions:
+    """The full or the quick study; options that are given override either."""
+    from equicert.experiments.convolutions import definition
+    from equicert.experiments.study import lasting
+
+    short = _QUICK_EPOCHS["convolutions"] if options.epochs is None else options.epochs
+    models = definition.with_given(definition.ENTRIES, _named_models(options.model))
+    if all(entry.given for entry in models):
+        _refuse_settings_of_training(options)
+
+    def settled(entry: definition.Entry) -> definition.Entry:
+        if quick:
+            entry = definition.quick(entry, short)
+        elif options.epochs is not None:
+            entry = replace(entry, config=lasting(entry.config, options.epochs))
+        return replace(entry, config=replace(entry.config, threads=options.threads))
+
+    study = definition.Convolutions(tuple(map(settled, models)))
+    if quick:
+        study = replace(study, radii=definition.QUICK_RADII)
+    seeds, limit = _counts(options, study, quick=quick)
+    return replace(study, seeds=seeds, limit=limit)
+
+
+def _named_models(text: str | None) -> dict[str, Given]:
+    """The models of a text such as "dense=runs/best/model.safetensors,mine=mine.npz".
+
+    Raises:
+        InputError: something else, or a name twice.
+        ModelError: a file that is none.
+    """
+    from equicert.experiments.convolutions.given import given_model
+
+    found: dict[str, Given] = {}
+    for part in [] if text is None else text.split(","):
+        name, equals, path = (word.strip() for word in part.partition("="))
+        if not (name and equals and path) or name in found:
+            raise InputError(
+                "model of convolutions must be NAME=FILE, or several of different names separated"
+                f" by commas, such as dense=best.safetensors,other=other.npz; got '{text}'"
+            )
+        found[name] = given_model(path)
+    return found
 
 
 def _refuse_settings_of_others(experiment: str, options: ReproduceOptions) -> None:

@@ -54,7 +54,8 @@ class Outcome:
         first: how many the first ones are.
         clean: clean accuracy on all of them.
         clean_first: on the first ones.
-        epoch_seconds: median time of an epoch, with its accuracies on test samples.
+        epoch_seconds: median time of an epoch, with its accuracies on test samples; 0 for a given
+            model, of which none was trained here.
         curves: points by the name of the task, radii increasing.
         reasons: by the name of the task, why its method decided nothing at all; else absent.
         attacks_in_vain: attacks on certified boxes that failed.
@@ -103,7 +104,7 @@ def spread(found: Iterable[Outcome], variant: str, value: Callable[[Outcome], fl
 def measured(study: Study, found: Sequence[Outcome]) -> dict[str, Any]:
     """Entries of a results.json: every number, per model and its spread over seeds."""
     return {
-        "training": {v.name: v.config.to_mapping() for v in study.variants()},
+        "training": {v.name: v.config.to_mapping() for v in study.variants() if v.given is None},
         "certified_yet_broken": sum(len(outcome.contradictions) for outcome in found),
         "over_seeds": {
             variant.name: _over([outcome for outcome in found if outcome.variant == variant.name])
@@ -147,7 +148,8 @@ def outcomes(study: Study, out: str | Path) -> list[Outcome]:
 
 
 def _outcome(model: Stage, out: Path, first: int) -> Outcome:
-    train = out / model.folder
+    train, given = out / model.folder, model.variant.given
+    epochs = [] if given is not None else read_lines(train / METRICS)
     found = [
         (task, read_lines(train.parent / place_of(task) / "verdicts.jsonl"))
         for task in model.variant.tasks
@@ -170,12 +172,12 @@ def _outcome(model: Stage, out: Path, first: int) -> Outcome:
     return Outcome(
         model.variant.name,
         model.seed,
-        load_model(train / MODEL).digest,
+        (load_model(train / MODEL) if given is None else given).digest,
         len(some),
         min(first, len(some)),
         clean_share(some),
         clean_share(some[:first]),
-        statistics.median(line["seconds"] for line in read_lines(train / METRICS)),
+        statistics.median([line["seconds"] for line in epochs] or [0.0]),
         {task.name: curves[task.name] for task in model.variant.tasks},  # in their order
         _reasons((task.name, lines) for task, lines in certified),
         in_vain,

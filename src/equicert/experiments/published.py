@@ -59,3 +59,43 @@ class Figure1Values:
 
 
 FIGURE1: Final = Figure1Values(9.8, 2.25, 11.29)
+
+
+@dataclass(frozen=True)
+class PublishedShare:
+    """A certified accuracy on MNIST, as a fraction of the 10 000 test images.
+
+    Attributes:
+        name: in figures and tables.
+        source: where it is printed.
+        eps: radius of the boxes, in units of pixels.
+        certified: by whichever method its authors used.
+    """
+
+    name: str
+    source: str
+    eps: float
+    certified: float
+
+
+G18: Final = (
+    "S. Gowal et al., On the Effectiveness of Interval Bound Propagation for Training Verifiably"
+    " Robust Models, arXiv 1810.12715, and the authors' repository; feed-forward convolutions"
+)
+Z20: Final = (
+    "H. Zhang et al., Towards Stable and Efficient Training of Verifiably Robust Neural Networks,"
+    " ICLR 2020, and the authors' repository; feed-forward convolutions"
+)
+BEST_KNOWN: Final = (
+    "about the most that is published for any network, by certified training of feed-forward"
+    " convolutions and a complete verifier"
+)
+CERTIFIED: Final = (
+    PublishedShare("implicit, dense [J22]", J22, 0.1, FIGURE2["robust"].certified),
+    PublishedShare("IBP [G18]", G18, 0.1, 0.971),
+    PublishedShare("CROWN-IBP [Z20]", Z20, 0.1, 0.978),
+    PublishedShare("best known", BEST_KNOWN, 0.1, 0.984),
+    PublishedShare("IBP [G18]", G18, 0.3, 0.918),
+    PublishedShare("CROWN-IBP [Z20]", Z20, 0.3, 0.933),
+    PublishedShare("best known", BEST_KNOWN, 0.3, 0.936),
+)

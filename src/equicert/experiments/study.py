@@ -146,8 +146,10 @@ class Study(ABC):
         return self.attacked if self.limit is None else min(self.attacked, self.limit)
 
     def models(self) -> Iterator[Stage]:
-        """The training of each model, in order."""
-        return itertools.starmap(Stage, itertools.product(range(self.seeds), self.variants()))
+        """The training of each model, in order; a given one comes with the first seed alone."""
+        for seed, variant in itertools.product(range(self.seeds), self.variants()):
+            if seed == 0 or variant.given is None:
+                yield Stage(seed, variant)
 
     def stages(self) -> Iterator[Stage]:
         """All stages, in order."""
@@ -217,6 +219,14 @@ class Study(ABC):
 def training_settings(config: TrainConfig, prefix: str = "training_") -> dict[str, Any]:
     """The settings of a variant as those of a study; seeds are the study's own."""
     return {prefix + name: v for name, v in config.to_mapping().items() if name != "seed"}
+
+
+def lasting(config: TrainConfig, epochs: int) -> TrainConfig:
+    """The settings for another number of epochs: milestones keep their places."""
+    milestones = ("warmup", "ramp_start", "ramp_end", "late_epoch", "decay_start")
+    set_ = {name: getattr(config, name) for name in milestones if getattr(config, name)}
+    share = epochs / config.epochs
+    return replace(config, epochs=epochs, **{name: share * at for name, at in set_.items()})
 
 
 def _train(

@@ -75,7 +75,7 @@ class Operator(ABC):
         factor: float = 1.0,
     ) -> Tensor:  # (batch, n)
         """`factor A v + u`, a tensor of its own."""
-        return factor * self.apply(v) + u
+        return torch.add(u, self.apply(v), alpha=factor)
 
     def cotangents(
         self,

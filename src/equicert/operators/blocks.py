@@ -161,9 +161,9 @@ class Blocks(Operator):
         return ()
 
     def _stage(self, span: slice, k: int, place: Mapping[int, int]) -> Stage:
-        own = next((b.A for b in self.blocks if b.rows == b.columns == span), None)
-        ready = [b for b in self.blocks if b.A is not own and max(_read(b, place)) == k]
-        return Stage(span, own, tuple(ready))
+        read = [b for b in self.blocks if max(_read(b, place)) == k]
+        own = next((b.A for b in read if b.rows == b.columns == span), None)
+        return Stage(span, own, tuple(b for b in read if b.rows != span))
 
     def tensors(self) -> Mapping[str, Tensor]:
         return {

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.grad import conv2d_weight
 
 from equicert.errors import ModelError
 from equicert.operators.base import Operator
@@ -147,6 +148,25 @@ class Convolution(Operator):
         given = self.kernel.flatten(1).mT @ v.reshape(len(v), out, -1)
         size = (stride * (height - 1) + kh, stride * (width - 1) + kw)
         return self.geometry.unpadded(functional.fold(given, size, (kh, kw), stride=stride))
+
+    def cotangents(
+        self,
+        v: Tensor,  # (batch, m)
+        p: Tensor,  # (batch, n)
+        majorant: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """By the library's convolution in either type: no proof rests on gradients."""
+        margins, stride = self.geometry.symmetric, self.geometry.stride
+        images = (
+            self.geometry.padded(v) if margins is None else v.reshape(len(v), *self.geometry.image)
+        )
+        size, given = list(self.kernel.shape), p.reshape(len(p), *self.output)
+        around: Any = margins or 0  # a pair serves, which its annotation leaves out
+        found = conv2d_weight(images, size, given, stride=stride, padding=around)
+        if majorant:
+            signs = self.kernel.detach().sign()
+            found *= signs if self.own is not None else torch.where(self._at_own(), 1, signs)
+        return (found,) if self.own is None else (found, (p * v).sum(0))
 
     @property
     def _gathers(self) -> int:

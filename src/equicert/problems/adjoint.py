@@ -51,6 +51,13 @@ class AdjointProblem(ContractingProblem):
         of_part = self._columns(least, span).amin(-1) / least.amin(-1)
         return of_part.clamp_(min=float(eta[span].amin() / eta.amin()))
 
+    def widest(self, span: slice) -> float:
+        # 1 - W_ii D lies between 1 and 1 - W_ii, whatever the slopes D are.
+        eta, gaps, whole = self.contraction.eta, self.contraction.gaps, 1 - self.diagonal
+        least = (gaps * whole.clamp(max=1)).amin()
+        of_part = float((gaps * whole.clamp(min=1))[span].amin() / least)
+        return max(of_part, float(eta[span].amin() / eta.amin()))
+
     def _tiled(self, v: Tensor) -> Tensor:  # (n,) -> (m,)
         return tile(v, self.g, self.g.shape[-1] // len(v))
 

@@ -73,10 +73,14 @@ class ContractingProblem(Problem):
     def widening(self, span: slice) -> float | Tensor:  # (batch,)
         """How many times larger a bound on the part's error is as one on that of the whole."""
 
+    @abstractmethod
+    def widest(self, span: slice) -> float:
+        """A bound on `widening` that no row has a part in."""
+
     def part_tolerance(self, span: slice, tolerance: float) -> float:
         """What to solve the part to, for the whole to meet the tolerance."""
-        del span
-        return tolerance
+        implicit = sum(stage.own is not None for stage in self.sweep.off.stages)
+        return tolerance / (self.widest(span) * implicit)
 
     @cached_property
     def largest_step(self) -> float:

@@ -89,9 +89,8 @@ class PrimalProblem(ContractingProblem):
     def widening(self, span: slice) -> float:
         return float(self.contraction.eta.amax() / self.contraction.eta[span].amax())
 
-    def part_tolerance(self, span: slice, tolerance: float) -> float:
-        implicit = sum(stage.own is not None for stage in self.sweep.off.stages)
-        return tolerance / (self.widening(span) * implicit)
+    def widest(self, span: slice) -> float:
+        return self.widening(span)
 
     def full(self, z: Tensor) -> Tensor:
         return self.activation.phi(self._preactivation(z))

@@ -26,8 +26,7 @@ class Substitution:
         n, drive = problem.sweep.off.shape[0], problem.driven
         self._blocks = drive.blocks(n)
         # Each state, then the pair's centre, (batch, 1 or 2, n); the pair's radius, (batch, n).
-        parts = drive.centre.shape[1] // n  # which no reshape can tell of an empty batch
-        self._centre = drive.centre.reshape(len(drive.centre), parts, n).clone()
+        self._centre = drive.centre.unflatten(1, (-1, n)).clone()
         self._radius = None if drive.radius is None else drive.radius.clone()
         self._z = drive.centre.new_empty(len(drive.centre), self._blocks, n)
         self._middle = self._centre.new_empty(self._centre.shape)

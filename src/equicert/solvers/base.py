@@ -106,11 +106,13 @@ def _in_stages(
     """By substitution: one evaluation, and so one step, for a stage without an own equation.
 
     Errors add up (derived here): if earlier stages are off by `t eta`, they move the solution of a
-    stage by at most `t eta` there, and its own solve leaves it off by `t' eta`.
+    stage by at most `t eta` there, and its own solve leaves it off by `t' eta`. So does what each
+    solve leaves to the rounding, which is therefore counted once a solve.
     """
     substitution = Substitution(problem)
     bound = problem.driven.centre.new_zeros(len(problem.driven.centre))
     converged, steps = bound == 0, torch.zeros_like(bound, dtype=torch.int64)
+    solves = sum(stage.own is not None for stage in substitution.stages)
     for stage in substitution.stages:
         part = substitution.part(stage)
         if stage.own is None:
@@ -124,7 +126,7 @@ def _in_stages(
     # What is NaN or infinite is no solution, and no bound says so where every stage is explicit.
     finite = z.isfinite().all(-1)
     bound = torch.where(finite, bound, torch.nan)
-    return _solution(problem, solver, z, bound, steps, converged & finite)
+    return _solution(problem, solver, z, bound, steps, converged & finite, max(solves, 1))
 
 
 def _solution(
@@ -134,6 +136,7 @@ def _solution(
     bound: Tensor,  # (batch,)
     steps: Tensor,  # (batch,)
     converged: Tensor,  # (batch,)
+    solves: int = 1,  # that left something to the rounding
 ) -> Solution:
     """The solution with its residual and rounding, which are computed where they are asked for."""
     return Solution(
@@ -142,7 +145,7 @@ def _solution(
         steps,
         converged,
         lambda: solver.step(problem, z)[0] - z,
-        lambda: solver.rounding(problem, z),
+        lambda: solver.rounding(problem, z) * solves,
     )
 
 

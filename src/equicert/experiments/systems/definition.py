@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from equicert.attacks import PGD
@@ -18,7 +18,6 @@ from equicert.experiments.study import (
     training_settings,
 )
 from equicert.experiments.systems.table import METHODS, SYSTEMS, System
-from equicert.schedules import TrainConfig
 
 BY_PGD: Final = "attack-pgd"
 TABLE: Final = (0.01, 0.03, 0.05, 0.1)  # radii of the tables
@@ -79,14 +78,6 @@ class Systems(Study):
             own |= training_settings(system.config, f"{system.name}: ")
             own[f"{system.name}: methods"] = list(system.methods)
         return own
-
-
-def lasting(config: TrainConfig, epochs: int) -> TrainConfig:
-    """The settings for another number of epochs: milestones keep their places."""
-    milestones = ("warmup", "ramp_start", "ramp_end", "late_epoch")
-    set_ = {name: getattr(config, name) for name in milestones if getattr(config, name)}
-    share = epochs / config.epochs
-    return replace(config, epochs=epochs, **{name: share * at for name, at in set_.items()})
 
 
 def best(found: Sequence[Outcome], system: System, eps: float) -> tuple[str, Spread]:

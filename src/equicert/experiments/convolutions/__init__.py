@@ -1,0 +1,1 @@
+"""Dense and convolutional networks, certified by radius, with what is published."""
