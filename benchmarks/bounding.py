@@ -102,7 +102,7 @@ class _Subject:
         rows, ascent = self.rows(batch), Dual().ascent
 
         def run() -> Tensor:
-            _, found = ascent.run(self.lagrangian, rows, adjoint_start(self.lagrangian, rows))
+            _, found, _ = ascent.run(self.lagrangian, rows, adjoint_start(self.lagrangian, rows))
             return self.lagrangian.below(rows, rounded(found, BITS)).cpu()
 
         return run

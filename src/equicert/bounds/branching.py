@@ -158,7 +158,7 @@ class Search:
 
     def _minimisers(self, nodes: Nodes) -> Tensor:  # (k, r)
         rows = self.task.rows(nodes.form, nodes.lo, nodes.hi)
-        return self.task.lagrangian.minimum(rows, nodes.multiplier).x
+        return self.task.lagrangian.ascend(rows, nodes.multiplier)[2]
 
     def _expand(self, nodes: Nodes) -> None:
         neuron, which, splittable = splits(self.task, nodes)
@@ -203,7 +203,7 @@ class Search:
         rows = lagrangian.prepared(self.task.rows(nodes.form, nodes.lo, nodes.hi))
         needed = -constant[nodes.form]
         start = adjoint_start(lagrangian, rows, nodes.multiplier)
-        value, multiplier = ascent.run(lagrangian, rows, start, needed, self._deadline)
+        value, multiplier, _ = ascent.run(lagrangian, rows, start, needed, self._deadline)
         nodes.value, nodes.multiplier = value - needed, multiplier
         closed = torch.zeros_like(needed, dtype=torch.bool)
         some = (nodes.value > 0).nonzero()[:, 0]

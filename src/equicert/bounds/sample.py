@@ -82,7 +82,7 @@ class Sample:
         rows = task.lagrangian.prepared(task.rows(forms, bounds.lo, bounds.hi))
         needed = -task.objectives.constant[forms]
         start = adjoint_start(task.lagrangian, rows, self.multiplier[forms])
-        _, found = ascent.run(task.lagrangian, rows, start, needed, deadline)
+        _, found, _ = ascent.run(task.lagrangian, rows, start, needed, deadline)
         value, exact = proved_multiplier(task.lagrangian, rows, found, needed)
         value = down(value - needed)
         better = value > self.lower[forms]
@@ -107,7 +107,7 @@ class Sample:
         roots, task = self._roots(), self.task
         if not self.piecewise:
             rows = task.rows(roots.form, roots.lo, roots.hi)
-            witnessed = hunt(task.lagrangian.minimum(rows, roots.multiplier).x, roots.form)
+            witnessed = hunt(task.lagrangian.ascend(rows, roots.multiplier)[2], roots.form)
             self.reason = "" if witnessed else "margin"
             return
         settled = len(task.lagrangian.b) <= MOST_STATES

@@ -1,7 +1,8 @@
-"""Maximising the dual bound: the adjoint network's solution, then Adam on its slopes (`slopes`).
+"""Maximising the dual bound: the adjoint network's solution, then Adam from there.
 
 A good start solves `p = a + W_off^T (h(p) + e)`, h_i of the slope that [Z18] would choose over
-[l_i, u_i] for the sign of p_i: the adjoint of the network's own relaxation. Whatever comes out is a
+[l_i, u_i] for the sign of p_i: the adjoint of the network's own relaxation. Then lambda is moved
+where W is a matrix (`multipliers`), else the slopes h_i (`slopes`). Whatever comes out is a
 proposal; its bound is computed from it.
 """
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from equicert.operators import Dense
 from equicert.relaxation.lagrangian import Lagrangian, Rows
+from equicert.relaxation.multipliers import Multipliers
 from equicert.relaxation.slopes import Slopes
 
 _PICARD = 12  # steps of a sweep towards the adjoint solution
@@ -114,11 +116,11 @@ class Ascent:
 
     Attributes:
         steps: their number.
-        rate: the first step of a slope, relative to its range.
+        rate: the first step, relative to the largest entry of the start (or of the form).
     """
 
     steps: int = 20
-    rate: float = 0.3
+    rate: float = 0.03
 
     def run(
         self,
@@ -127,12 +129,13 @@ class Ascent:
         start: tuple[Tensor, Tensor],  # (batch,), (batch, n): a multiplier and its bound
         enough: Tensor | None = None,  # (batch,) or (): rows above it stop
         deadline: float = math.inf,  # of time.monotonic: what is best then is the result
-    ) -> tuple[Tensor, Tensor]:  # (batch,), (batch, n)
-        """The best bound found, and its multiplier."""
+    ) -> tuple[Tensor, Tensor, Tensor]:  # (batch,), (batch, n), (batch, r)
+        """The best bound found, its multiplier, and inputs that minimise near there."""
         fast, double = lagrangian.proposing, rows.a.dtype
         known = start[0].to(fast.b), start[1].to(fast.b)
-        best, multiplier = self._run(fast, rows.to(fast.b.dtype), known, enough, deadline)
-        return best.to(double), multiplier.to(double)
+        found = self._run(fast, rows.to(fast.b.dtype), known, enough, deadline)
+        best, multiplier, inputs = (part.to(double) for part in found)
+        return best, multiplier, inputs
 
     def _run(
         self,
@@ -141,16 +144,18 @@ class Ascent:
         start: tuple[Tensor, Tensor],
         enough: Tensor | None,
         deadline: float,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The same in the arithmetic of this Lagrangian."""
         best, multiplier = start[0].clone(), start[1].clone()
-        size = torch.maximum(multiplier.abs().amax(1), 0.1 * rows.a.abs().amax(1))
+        inputs = rows.centre.expand(len(rows), -1).clone()
+        size = torch.maximum(start[1].abs().amax(1), 0.1 * rows.a.abs().amax(1))
         if rows.e is not None:
             size = torch.maximum(size, 0.1 * rows.e.abs().amax(1))
         spare = size * (_SPARE if size.dtype == torch.float32 else 0.0)
-        going = torch.arange(len(rows), device=size.device)
+        going = torch.arange(len(rows), device=best.device)
         part = lagrangian.prepared(rows)
-        slopes = Slopes.of(lagrangian, part, multiplier, size[:, None])
+        kind = Multipliers if isinstance(lagrangian.W, Dense) else Slopes
+        iterate = kind.of(lagrangian, part, start[1], size[:, None], self.rate)
         for t in range(self.steps):
             if time.monotonic() >= deadline:
                 break
@@ -160,15 +165,14 @@ class Ascent:
                 if not bool(kept.any()):
                     break
                 if not bool(kept.all()):
-                    going, slopes = going[kept], slopes.kept(kept)
+                    going, iterate = going[kept], iterate.kept(kept)
                     part = part[kept.nonzero()[:, 0]]
-            here = slopes.multiplier(lagrangian, part)
-            at = lagrangian.minimum(part, here)
-            better = at.value > best[going]  # false where NaN
+            value, here, x = iterate.climb(lagrangian, part, _DECAY ** ((t + 1) / self.steps))
+            better = value >= best[going]  # the start itself, to begin with
             improved = going[better]
-            best[improved], multiplier[improved] = at.value[better], here[better]
-            slopes.climb(lagrangian, at, t, self.rate * _DECAY ** ((t + 1) / self.steps))
-        return best, multiplier
+            best[improved], multiplier[improved] = value[better], here[better]
+            inputs[improved] = x[better]
+        return best, multiplier, inputs
 
 
 def rounded(

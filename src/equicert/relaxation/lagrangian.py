@@ -197,15 +197,15 @@ class Lagrangian:
         which, _, back = self._driven
         return back.apply(mu if which is None else mu[:, which])
 
-    def driven(
+    def from_inputs(
         self,
         x: Tensor,  # (batch, r)
+        plus: Tensor,  # (batch, n), perhaps overwritten
     ) -> Tensor:  # (batch, n)
-        """`U x + b`, a tensor of its own."""
+        """`U x + plus`."""
         which, U, _ = self._driven
         if which is None:
-            return U.affine(x, self.b)
-        plus = self.b.repeat(len(x), 1)
+            return U.affine(x, plus)
         plus[:, which] += U.apply(x)
         return plus
 
@@ -229,6 +229,16 @@ class Lagrangian:
         least, r, z = self.graph.minimise(p, multiplier, rows.lo, rows.hi, self.ends(rows))
         x = rows.centre - rows.half * v.sign()
         return Minimum(mu @ self.b + least.sum(1) + (v * x).sum(1), p, r, z, x)
+
+    def ascend(
+        self,
+        rows: Rows,
+        multiplier: Tensor,  # (batch, n)
+    ) -> tuple[Tensor, Tensor, Tensor]:  # (batch,), (batch, n), (batch, r)
+        """The bound, a supergradient in lambda, and the minimising x, in plain floating point."""
+        at = self.minimum(rows, multiplier)
+        slope = self.from_inputs(at.x, self.W.affine(at.z, self.b)).sub_(at.r)
+        return at.value, slope, at.x
 
     def value(
         self,

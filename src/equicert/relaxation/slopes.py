@@ -1,14 +1,16 @@
-"""Multipliers as slopes: what the ascent of the dual bound moves (derived here).
+"""Multipliers as slopes: what the ascent moves where W has structure (derived here).
 
 At its best, lambda_i is a slope h_i of psi_i times p_i: of the lower face of the convex hull of the
 graph where p_i > 0, of the upper one where p_i < 0. Where psi_i is straight over [l_i, u_i] there
 is one such slope. Moved by itself lambda_i would miss `h_i p_i` with every step of the others, and
-lose up to `|lambda_i - h_i p_i| max(|l_i|, |u_i|)`, at most neurons of a large network. So
+lose up to `|lambda_i - h_i p_i| max(|l_i|, |u_i|)`, at most neurons of a large sparse network,
+where steps in lambda (`multipliers`) are spoilt by that. So
 
     lambda = h p + beta,    p = a + W_off^T (lambda + e):
 
 the adjoint network of slopes h, as alpha-CROWN's are in layers ([X21]). beta is a price on the end
-of an interval that a split has set at a breakpoint, which no slope reaches; elsewhere it is 0.
+of an interval that a split has set at a breakpoint, which no slope reaches; elsewhere it is 0. (The
+price is that of dense networks: bounds of straight neurons are not used.)
 
 Let z, r and x be where the bound of lambda is attained. `W_off z + U x + b - r` is a supergradient
 in lambda, and `d lambda = (I - H W_off^T)^-1 (p dh + d beta)`, `H = diag(h)`, so the one in
@@ -25,24 +27,25 @@ parallel incomplete verifiers, 2021 (slopes); beta as in S. Wang et al., Beta-CR
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Self, final
 
 import torch
 from torch import Tensor
 
-from equicert.relaxation.lagrangian import Lagrangian, Minimum, Rows
+from equicert.relaxation.lagrangian import Lagrangian, Rows
+from equicert.relaxation.multipliers import Adam
 
 _FOLLOWED = 2  # Picard steps of p, and of y, in each step
 _SHARE = 0.7  # of the new iterate in each: some networks are monotone, and do not contract
-_MOMENTS = 0.8, 0.95  # of Adam: short, for short ascents
-_PRICES = 1.0  # step of beta, relative to |lambda| and to the step of slopes
+_RATE = 10.0  # steps of slopes relative to their range, over those of multipliers to their size
 _SEEN = 1e-6  # of the largest |lambda|: a smaller p_i tells no slope
 
 
+@final
 @dataclass
 class Slopes:
-    """h, beta and what follows them, of some rows; Adam's moments are of y.
+    """h, beta and what follows them, of some rows.
 
     Attributes:
         low, high: (batch, n) the slopes for positive and for negative p.
@@ -50,8 +53,9 @@ class Slopes:
         beta: (batch, n).
         beta_range: (2, batch or 1, n) 0, and infinite where there may be a price.
         p, y: (batch, n) iterates.
-        first, second: (batch, n).
         size: (batch, 1) of multipliers.
+        rate: the first step of h relative to its range, and of beta relative to that size.
+        adam: of y.
     """
 
     low: Tensor
@@ -62,9 +66,9 @@ class Slopes:
     beta_range: Tensor
     p: Tensor
     y: Tensor
-    first: Tensor
-    second: Tensor
     size: Tensor
+    rate: float
+    adam: Adam
 
     @classmethod
     def of(
@@ -72,7 +76,8 @@ class Slopes:
         lagrangian: Lagrangian,
         rows: Rows,  # prepared
         multiplier: Tensor,  # (batch, n)
-        size: Tensor,  # (batch, 1)
+        size: Tensor,  # (batch, 1) of multipliers
+        rate: float,  # of a first move of multipliers, relative to that
     ) -> Self:
         """Those that come nearest to a multiplier."""
         graph, lo, hi = lagrangian.graph, rows.lo, rows.hi
@@ -86,62 +91,64 @@ class Slopes:
         zero = torch.zeros_like(lo)
         beta_range = torch.stack([zero.where(~at_lo, -torch.inf), zero.where(~at_hi, torch.inf)])
         beta = (multiplier - torch.where(p > 0, low, high) * p).clamp(*beta_range)
-        y, first, second = (torch.zeros_like(p) for _ in range(3))
-        return cls(low, high, low_range, high_range, beta, beta_range, p, y, first, second, size)
+        ranges = low_range, high_range, beta, beta_range
+        return cls(low, high, *ranges, p, torch.zeros_like(p), size, _RATE * rate, Adam.like(p))
 
     def kept(
         self,
         rows: Tensor,  # (batch,) bool
     ) -> Self:
         """Some of the rows."""
-        parts = (getattr(self, field.name) for field in fields(self))
-        return type(self)(
-            *(
-                part[rows] if part.ndim == 2 else part if part.shape[1] == 1 else part[:, rows]
-                for part in parts
-            )
-        )
+        several = ("low", "high", "beta", "p", "y", "size")
+        parts = {name: getattr(self, name)[rows] for name in several}
+        for name in ("low_range", "high_range", "beta_range"):
+            part = getattr(self, name)
+            parts[name] = part if part.shape[1] == 1 else part[:, rows]
+        return replace(self, adam=self.adam.kept(rows), **parts)
 
-    def multiplier(self, lagrangian: Lagrangian, rows: Rows) -> Tensor:  # (batch, n)
-        """lambda, after all but the last of p's steps; that one is `climb`'s."""
+    def climb(
+        self,
+        lagrangian: Lagrangian,
+        rows: Rows,
+        shrunk: float,  # of the first step
+    ) -> tuple[Tensor, Tensor, Tensor]:  # (batch,), (batch, n), (batch, r)
+        """The bound of lambda, lambda, and the minimising x; then a move from there.
+
+        Along y, in units of how far slopes can go, and of the size of lambda.
+        """
         for _ in range(_FOLLOWED - 1):
-            own = self._multiplier()
+            own = self._multiplier
             mu = own if rows.e is None else own + rows.e
             self.p.lerp_(lagrangian.pulled_back(mu, rows.a), _SHARE)
-        return self._multiplier()
-
-    def _multiplier(self) -> Tensor:
-        return torch.addcmul(self.beta, self._slope, self.p)
+        here = self._multiplier
+        at = lagrangian.minimum(rows, here)
+        self.p.lerp_(at.p, _SHARE)
+        slope, rest = self._slope, lagrangian.from_inputs(at.x, lagrangian.b - at.r)
+        for _ in range(_FOLLOWED):
+            moved = torch.addcmul(at.z, slope, self.y)
+            self.y.lerp_(lagrangian.W.affine(moved, rest), _SHARE)
+        self._move(self.adam.along(self.y, self.rate * shrunk))
+        return at.value, here, at.x
 
     @property
     def _slope(self) -> Tensor:  # (batch, n)
         """h."""
         return torch.where(self.p > 0, self.low, self.high)
 
-    def climb(
+    @property
+    def _multiplier(self) -> Tensor:  # (batch, n)
+        """lambda."""
+        return torch.addcmul(self.beta, self._slope, self.p)
+
+    def _move(
         self,
-        lagrangian: Lagrangian,
-        at: Minimum,  # of the multiplier
-        t: int,  # steps before
-        step: float,
+        along: Tensor,  # (batch, n)
     ) -> None:
-        """A step of Adam along y, in units of how far slopes can go and of the size of lambda."""
-        self.p.lerp_(at.p, _SHARE)
-        slope = self._slope
-        rest = lagrangian.driven(at.x).sub_(at.r)
-        for _ in range(_FOLLOWED):
-            moved = torch.addcmul(at.z, slope, self.y)
-            self.y.lerp_(lagrangian.W.affine(moved, rest), _SHARE)
-        one, two = _MOMENTS
-        self.first.lerp_(self.y, 1 - one)
-        self.second.lerp_(self.y.square(), 1 - two)
-        scale = ((self.second / (1 - two ** (t + 1))).sqrt_()).add_(1e-12)
-        along = self.first / scale * (step / (1 - one ** (t + 1)))
+        """Of the slopes in use, and of beta."""
         least, most = self.low_range
         low = torch.addcmul(self.low, along, most - least).clamp_(least, most)
         self.low = torch.where(self.p > 0, low, self.low)
         least, most = self.high_range
         high = torch.addcmul(self.high, along, most - least, value=-1).clamp_(least, most)
         self.high = torch.where(self.p > 0, self.high, high)
-        priced = torch.addcmul(self.beta, along, self.size, value=_PRICES)
-        self.beta = priced.clamp_(*self.beta_range)
+        self.beta = torch.addcmul(self.beta, along, self.size).clamp_(*self.beta_range)
