@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import small_networks
-from equicert.bounds import Dual, Tightening
+from equicert.bounds import Complete, Dual, Tightening, lemmas
 from networks import Network
 from searches import ask, check_bounds, check_proofs, label_at, least_margins, stored
 
@@ -66,3 +66,30 @@ def test_it_is_deterministic(net: Network) -> None:
     one, other = (Tightening(timeout=None).answer(stored(net), query) for _ in range(2))
     assert torch.equal(one.lower, other.lower)
     assert one.reasons == other.reasons
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_as_many_lemmas_are_kept_as_there_is_room_for(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is proved with fewer is true, and says why it is no more; branching goes on."""
+    monkeypatch.setattr(lemmas, "_ROWS", 1)
+    net, short, told = small_networks.contracting(30, 4), 0, 0
+    for seed in range(2):
+        boxes = [small_networks.box_about(net, seed, 0.25)]
+        labels = [label_at(net, sum(boxes[0]) / 2)]
+        query = ask(net, boxes, labels)
+        monkeypatch.setattr(lemmas, "_BYTES", 2**28)
+        free = Tightening().answer(stored(net), query)
+        whole = Complete().answer(stored(net), query)
+        monkeypatch.setattr(lemmas, "_BYTES", rows * 8 * net.states)
+        capped = Tightening().answer(stored(net), query)
+        check_bounds(capped, [least_margins(net, boxes[0], labels[0])])
+        check_proofs(net, boxes, labels, capped)
+        chains = [f.proof.chain for f in capped.findings or () if f is not None and f.proof]
+        assert all(len(chain) <= rows for chain in chains)
+        short += bool((capped.margin < free.margin).any())
+        told += capped.reasons == ("memory",)
+        assert torch.equal(Complete().answer(stored(net), query).holds, whole.holds)
+    assert told > 0
+    assert short > 0

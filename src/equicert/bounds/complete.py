@@ -99,9 +99,12 @@ class Searching(Method):
         else:
             sample.bound(deadline)
             sample.tighten(ROUNDS, deadline)
-        if self.branches and not (sample.holds or sample.reason):
-            stage = "complete"
-            sample.branch(hunter, deadline)
+        if not (sample.holds or sample.reason):
+            if self.branches:
+                stage = "complete"
+                sample.branch(hunter, deadline)
+            elif sample.bounds.full:
+                sample.reason = "memory"
         proof = sample.proof(work.started.start(row)) if sample.holds else None
         seconds = time.monotonic() - began
         found = Finding(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ _FINE_BITS = 31
 _WORTH = 0.01  # of a neuron's width: less is no lemma
 _ENDED = 0.98  # of the width of all open neurons: a round that leaves more is the last
 _ROWS = 512  # forms ascended at a time
+_BYTES = 2**28  # of the multipliers of lemmas; and of those that a round hands on to the next
 ROUND = Ascent(20)
 
 
@@ -39,6 +41,58 @@ class Tightened:
     chain: list[Lemma] = field(default_factory=list)
     empty: bool = False
 
+    @property
+    def full(self) -> bool:
+        """Whether there are as many lemmas as are kept: each has a multiplier of length n."""
+        return (len(self.chain) + _ROWS) * self.lo.numel() * 8 > _BYTES
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The multipliers that a round found, for the next one to begin with.
+
+    Only those of open neurons: of n = 6000 all would be half a gigabyte. What is beyond `_BYTES` is
+    left out, and begins at the adjoint network's.
+
+    Attributes:
+        row: (2 n,) int64, where the multiplier of a form is; negative: nowhere.
+        values: (rows, n).
+    """
+
+    row: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        open_: Tensor,  # (2 n,) bool
+        like: Tensor,
+    ) -> Self:
+        """Zeros for the forms of open neurons."""
+        n = len(open_) // 2
+        rows = min(int(open_.sum()), _BYTES // (8 * n))
+        row = torch.where(open_, open_.cumsum(0) - 1, -1)
+        row = torch.where(row < rows, row, -1)
+        return cls(row, torch.zeros((rows, n), dtype=like.dtype, device=like.device))
+
+    def put(
+        self,
+        place: Tensor,  # (batch,) int64
+        values: Tensor,  # (batch, n)
+    ) -> None:
+        row = self.row[place]
+        self.values[row[row >= 0]] = values[row >= 0]
+
+    def get(
+        self,
+        place: Tensor,  # (batch,) int64
+    ) -> Tensor:  # (batch, n)
+        """Zeros where there is none."""
+        row = self.row[place]
+        found = self.values.new_zeros((len(place), self.values.shape[1]))
+        found[row >= 0] = self.values[row[row >= 0]]
+        return found
+
 
 def tighten(
     lagrangian: Lagrangian,
@@ -49,14 +103,16 @@ def tighten(
     deadline: float = math.inf,  # of time.monotonic
     ascent: Ascent = ROUND,
 ) -> None:
-    """Tighten the bounds in place, round by round, until they hardly move or time is up."""
-    n = len(lagrangian.b)
-    kept: Tensor | None = None  # (2 n, n), the multipliers of the round before
+    """Tighten the bounds in place, round by round.
+
+    Until they hardly move, time is up, or as many lemmas are found as are kept.
+    """
+    kept: _Kept | None = None
     for _ in range(rounds):
         width = (bounds.hi - bounds.lo).sum()
-        found = torch.zeros((2 * n, n), dtype=bounds.lo.dtype, device=bounds.lo.device)
+        found = _Kept.of(lagrangian.graph.bent(bounds.lo[0], bounds.hi[0]).repeat(2), bounds.lo)
         for stage in lagrangian.stages:
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or bounds.full:
                 return
             _tighten(stage, bounds, (centre, half), kept, found, deadline, ascent)
         kept = found
@@ -69,8 +125,8 @@ def _tighten(
     stage: Stage,
     bounds: Tightened,
     box: tuple[Tensor, Tensor],  # (1, r) each, centre and half-widths
-    kept: Tensor | None,  # (2 n, n)
-    found: Tensor,  # (2 n, n), filled in
+    kept: _Kept | None,
+    found: _Kept,  # filled in
     deadline: float,
     ascent: Ascent,
 ) -> None:
@@ -83,12 +139,14 @@ def _tighten(
     for part in torch.cat([open_, open_ + m]).split(_ROWS):  # from below, then from above
         rows = neuron_rows(lo, hi, part, *box)
         place = known[part % m] + torch.where(part >= m, n, 0)
-        before = None if kept is None else kept[place][:, known]
+        before = None if kept is None else kept.get(place)[:, known]
         multiplier = _proposed(lagrangian, rows, before, ascent, deadline)
-        found[place[:, None], known] = multiplier
+        whole = multiplier.new_zeros((len(place), n))
+        whole[:, known] = multiplier
+        found.put(place, whole)
         values = lagrangian.below(rows, multiplier)
-        _note(bounds, known[part % m], part >= m, values, found[place])
-        if time.monotonic() >= deadline:
+        _note(bounds, known[part % m], part >= m, values, whole)
+        if time.monotonic() >= deadline or bounds.full:
             return
 
 
@@ -131,7 +189,7 @@ def _note(
         i, above = int(neuron[k]), bool(upper[k])
         value = -float(values[k]) if above else float(values[k])
         (bounds.hi if above else bounds.lo)[0, i] = value
-        bounds.chain.append(Lemma(i, above, value, multiplier[k].cpu().numpy()))
+        bounds.chain.append(Lemma(i, above, value, multiplier[k].clone().cpu().numpy()))
 
 
 def proved_multiplier(

@@ -1,8 +1,9 @@
-"""Maximising the dual bound: the adjoint network's solution, then Adam on lambda.
+"""Maximising the dual bound: the adjoint network's solution, then Adam from there.
 
 A good start solves `p = a + W_off^T (h(p) + e)`, h_i of the slope that [Z18] would choose over
-[l_i, u_i] for the sign of p_i: the adjoint of the network's own relaxation. Whatever comes out is a
-proposal; its bound is computed from it.
+[l_i, u_i] for the sign of p_i: the adjoint of the network's own relaxation. Then lambda is moved
+(`multipliers`), or where W has structure and psi breakpoints the slopes h_i (`slopes`). Whatever
+comes out is a proposal; its bound is computed from it.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import torch
 from torch import Tensor
 
 from equicert.operators import Dense
+from equicert.relaxation.graphs import PiecewiseLinear
 from equicert.relaxation.lagrangian import Lagrangian, Rows
+from equicert.relaxation.multipliers import Multipliers
+from equicert.relaxation.slopes import Slopes
 
 _PICARD = 12  # steps of a sweep towards the adjoint solution
 _CONVERGED = 1e-3  # of the largest |p|
 _DIRECT_STATES = 256  # largest n for which the adjoint system of a matrix is factorised
 _SWEEPS = 4  # more of them where it is not
-_MOMENTS = 0.8, 0.95  # of Adam: short, for short ascents
 _DECAY = 0.02  # of the step size from the first step to the last
 _SPARE = 2.0**-16  # of the same: how far beyond enough is enough in float32
 _CHECKED = 4  # steps between looks at which rows are done
@@ -107,6 +110,20 @@ def _solved(
     return p.nan_to_num(0.0, 0.0, 0.0)
 
 
+def _iterate(
+    lagrangian: Lagrangian,
+    rows: Rows,  # prepared
+    multiplier: Tensor,  # (batch, n)
+    size: Tensor,  # (batch, 1) of multipliers
+    rate: float,  # of a first move of multipliers, relative to that
+) -> Multipliers | Slopes:
+    """What is moved: slopes where W has structure and psi breakpoints, else lambda itself."""
+    graph = lagrangian.graph
+    if isinstance(lagrangian.W, Dense) or not isinstance(graph, PiecewiseLinear):
+        return Multipliers.of(multiplier, size, rate)
+    return Slopes.of(lagrangian, graph, rows, multiplier, size, rate)
+
+
 @final
 @dataclass(frozen=True)
 class Ascent:
@@ -144,17 +161,15 @@ class Ascent:
         deadline: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The same in the arithmetic of this Lagrangian."""
-        best, here = start[0].clone(), start[1].clone()
-        multiplier = here.clone()
+        best, multiplier = start[0].clone(), start[1].clone()
         inputs = rows.centre.expand(len(rows), -1).clone()
-        size = torch.maximum(here.abs().amax(1), 0.1 * rows.a.abs().amax(1))
+        size = torch.maximum(start[1].abs().amax(1), 0.1 * rows.a.abs().amax(1))
         if rows.e is not None:
             size = torch.maximum(size, 0.1 * rows.e.abs().amax(1))
         spare = size * (_SPARE if size.dtype == torch.float32 else 0.0)
-        going = torch.arange(len(rows), device=here.device)
+        going = torch.arange(len(rows), device=best.device)
         part = lagrangian.prepared(rows)
-        first, second = torch.zeros_like(here), torch.zeros_like(here)
-        step = self.rate * size[:, None]
+        iterate = _iterate(lagrangian, part, start[1], size[:, None], self.rate)
         for t in range(self.steps):
             if time.monotonic() >= deadline:
                 break
@@ -164,33 +179,14 @@ class Ascent:
                 if not bool(kept.any()):
                     break
                 if not bool(kept.all()):
-                    going, here, first, second = (v[kept] for v in (going, here, first, second))
-                    part, step = part[kept.nonzero()[:, 0]], step[kept]
-            value, slope, x = lagrangian.ascend(part, here)
+                    going, iterate = going[kept], iterate.kept(kept)
+                    part = part[kept.nonzero()[:, 0]]
+            value, here, x = iterate.climb(lagrangian, part, _DECAY ** ((t + 1) / self.steps))
             better = value >= best[going]  # the start itself, to begin with
             improved = going[better]
             best[improved], multiplier[improved] = value[better], here[better]
             inputs[improved] = x[better]
-            here, first, second = _adam(here, slope, first, second, step, t, self.steps)
         return best, multiplier, inputs
-
-
-def _adam(
-    here: Tensor,
-    slope: Tensor,
-    first: Tensor,
-    second: Tensor,
-    step: Tensor,  # (batch, 1)
-    t: int,
-    steps: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    one, two = _MOMENTS
-    first = torch.lerp(slope, first, one)
-    second = torch.lerp(slope.square(), second, two)
-    shrunk = _DECAY ** ((t + 1) / steps)
-    scale = ((second / (1 - two ** (t + 1))).sqrt_()).add_(1e-12)
-    here = here + step * shrunk * (first / (1 - one ** (t + 1))) / scale
-    return here, first, second
 
 
 def rounded(

@@ -206,6 +206,40 @@ class PiecewiseLinear(Graph):
         straight = (lo >= 0) | (hi <= 0)
         return torch.where(straight, secant, convex), secant
 
+    def slopes(
+        self,
+        lo: Tensor,  # (batch, n) or (1, n)
+        hi: Tensor,
+        ends: tuple[Tensor, Tensor],  # psi(lo), psi(hi)
+    ) -> tuple[Tensor, Tensor]:  # (2, batch or 1, n) each
+        """Least and greatest slopes of the lower and of the upper face of the graph's convex hull.
+
+        They are those at its ends: of the lower face, the least slope of a chord from the left end
+        and the greatest of one to the right end; of the upper face, the other way round.
+        """
+        low, high = self.lines(lo, hi)
+        least, most = [low, high], [low, high]
+        for r, z in zip(self.knots, self._values, strict=True):
+            inner = (lo < r) & (r < hi)
+            left, right = (z - ends[0]) / (r - lo), (ends[1] - z) / (hi - r)
+            left, right = (torch.where(inner, v, 0.5 * (low + high)) for v in (left, right))
+            least = [torch.minimum(v, w) for v, w in zip(least, (left, right), strict=True)]
+            most = [torch.maximum(v, w) for v, w in zip(most, (right, left), strict=True)]
+        return torch.stack([least[0], most[0]]), torch.stack([least[1], most[1]])
+
+    def at_knots(
+        self,
+        lo: Tensor,  # (batch, n) or (1, n)
+        hi: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # (batch or 1, n) bool each
+        """Which ends of intervals are at a breakpoint, as those that a split has set."""
+        found = [torch.zeros_like(lo, dtype=torch.bool), torch.zeros_like(hi, dtype=torch.bool)]
+        for low, high in zip(*self.knot_bounds, strict=True):
+            near = 4 * torch.finfo(lo.dtype).eps * torch.maximum(low.abs(), high.abs())
+            for k, end in enumerate((lo, hi)):
+                found[k] |= (low - near <= end) & (end <= high + near)
+        return found[0], found[1]
+
     def cut(
         self,
         lo: Tensor,  # (..., n)

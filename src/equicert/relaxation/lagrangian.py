@@ -75,6 +75,24 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Minimum:
+    """The dual bound of a multiplier, and where it is attained.
+
+    Attributes:
+        value: (batch,) the bound.
+        p: (batch, n) `a + W_off^T mu`.
+        r, z: (batch, n) a point on each graph.
+        x: (batch, r) inputs.
+    """
+
+    value: Tensor
+    p: Tensor
+    r: Tensor
+    z: Tensor
+    x: Tensor
+
+
+@dataclass(frozen=True)
 class Lagrangian:
     """The dual function of one network, by products with W, U and what is transposed of them.
 
@@ -184,7 +202,7 @@ class Lagrangian:
         which, _, back = self._driven
         return back.apply(mu if which is None else mu[:, which])
 
-    def _from_inputs(
+    def from_inputs(
         self,
         x: Tensor,  # (batch, r)
         plus: Tensor,  # (batch, n), perhaps overwritten
@@ -198,10 +216,24 @@ class Lagrangian:
 
     def prepared(self, rows: Rows) -> Rows:
         """The rows with psi at their ends, which every bound on them asks for."""
-        return rows if rows.ends is not None else replace(rows, ends=self._ends(rows))
+        return rows if rows.ends is not None else replace(rows, ends=self.ends(rows))
 
-    def _ends(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def ends(self, rows: Rows) -> tuple[Tensor, Tensor]:  # (batch, n) or (1, n) each
+        """psi at the ends of the bounds, in plain floating point."""
         return rows.ends or (self.graph.psi(rows.lo), self.graph.psi(rows.hi))
+
+    def minimum(
+        self,
+        rows: Rows,
+        multiplier: Tensor,  # (batch, n)
+    ) -> Minimum:
+        """The bound, and where it is attained, in plain floating point."""
+        mu = multiplier if rows.e is None else multiplier + rows.e
+        p = self.pulled_back(mu, rows.a)
+        v = self._on_inputs(mu)
+        least, r, z = self.graph.minimise(p, multiplier, rows.lo, rows.hi, self.ends(rows))
+        x = rows.centre - rows.half * v.sign()
+        return Minimum(mu @ self.b + least.sum(1) + (v * x).sum(1), p, r, z, x)
 
     def ascend(
         self,
@@ -209,14 +241,9 @@ class Lagrangian:
         multiplier: Tensor,  # (batch, n)
     ) -> tuple[Tensor, Tensor, Tensor]:  # (batch,), (batch, n), (batch, r)
         """The bound, a supergradient in lambda, and the minimising x, in plain floating point."""
-        mu = multiplier if rows.e is None else multiplier + rows.e
-        p = self.pulled_back(mu, rows.a)
-        v = self._on_inputs(mu)
-        least, r, z = self.graph.minimise(p, multiplier, rows.lo, rows.hi, self._ends(rows))
-        x = rows.centre - rows.half * v.sign()
-        value = mu @ self.b + least.sum(1) + (v * x).sum(1)
-        slope = self._from_inputs(x, self.W.affine(z, self.b)).sub_(r)
-        return value, slope, x
+        at = self.minimum(rows, multiplier)
+        slope = self.from_inputs(at.x, self.W.affine(at.z, self.b)).sub_(at.r)
+        return at.value, slope, at.x
 
     def value(
         self,
@@ -227,7 +254,7 @@ class Lagrangian:
         mu = multiplier if rows.e is None else multiplier + rows.e
         p = self.pulled_back(mu, rows.a)
         v = self._on_inputs(mu)
-        least, _, _ = self.graph.minimise(p, multiplier, rows.lo, rows.hi, self._ends(rows))
+        least, _, _ = self.graph.minimise(p, multiplier, rows.lo, rows.hi, self.ends(rows))
         inputs = (v * rows.centre).sum(1) - (v.abs() * rows.half).sum(1)
         return mu @ self.b + least.sum(1) + inputs
 
