@@ -117,9 +117,13 @@ def test_no_ascent_ends_below_its_start(seed: int, activation: str, splits: int,
             assert bound <= most + 1e-7 * (1 + abs(most))
 
 
-def test_a_row_that_is_done_stops_and_the_others_go_on() -> None:
+@pytest.mark.parametrize("shared", [True, False], ids=["one box of states", "each its own"])
+def test_a_row_that_is_done_stops_and_the_others_go_on(shared: bool) -> None:
     net = small_networks.contracting(3, 5)
     _, rows = asked(net, 3)
+    if not shared:
+        spread = torch.tensor([[3.0], [1.0]]).double()  # what row 0 may do is no bound for row 1
+        rows = replace(rows, lo=rows.lo - 1 + spread / 3, hi=rows.hi * spread)
     lagrangian = Lagrangian.of(stored(net))
     start = adjoint_start(lagrangian, rows)
     free, _, _ = Ascent(40).run(lagrangian, rows, start)
