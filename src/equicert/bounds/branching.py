@@ -44,10 +44,11 @@ class Search:
     Attributes:
         task: the question.
         open: the nodes that are left; at first the roots, named 0, 1, ... in their order.
-        hunt, settle: see their types.
+        hunt: see its type.
+        settle: see its type; None where a node without breakpoints is too large a programme.
         ascent: of each child.
         looked: nodes bounded so far.
-        reason: why it stopped: "timeout", "memory", "tie", or "" if every node is closed.
+        reason: why it stopped: "timeout", "memory", "tie", "size", or "" if every node is closed.
         witnessed: whether it stopped at a witness.
         roots: the name of the root of each form.
         tree: what became of each node by its name: a split and its children's names, or a leaf.
@@ -58,7 +59,7 @@ class Search:
     task: Task
     open: Nodes
     hunt: Hunt
-    settle: Settle
+    settle: Settle | None
     ascent: Ascent
     looked: int = 0
     reason: str = ""
@@ -98,7 +99,7 @@ class Search:
                 return
             self._pace(time.monotonic() - began)
             steps += 1
-        self.reason = "tie" if self.stuck else ""
+        self.reason = ("tie" if self.settle else "size") if self.stuck else ""
 
     def account(
         self,
@@ -246,7 +247,9 @@ class Search:
 
     def _settled(self, node: Nodes) -> None:
         """Decide a node that cannot be split."""
-        multiplier, self.witnessed = self.settle(node)
+        multiplier = None
+        if self.settle is not None:
+            multiplier, self.witnessed = self.settle(node)
         if self.witnessed:
             self._add(node, torch.zeros_like(node.form, dtype=torch.bool))
             return

@@ -110,15 +110,15 @@ class Sample:
             witnessed = hunt(task.lagrangian.ascend(rows, roots.multiplier)[2], roots.form)
             self.reason = "" if witnessed else "margin"
             return
-        settled = len(task.lagrangian.b) <= MOST_STATES
 
-        def settle_(node: Nodes) -> tuple[Tensor | None, bool]:
-            return settle(task, node, hunt, deadline) if settled else (None, False)
+        def settled(node: Nodes) -> tuple[Tensor | None, bool]:
+            return settle(task, node, hunt, deadline)
 
-        self.search = Search(task, roots, hunt, settle_, CHILD)
+        small = len(task.lagrangian.b) <= MOST_STATES
+        self.search = Search(task, roots, hunt, settled if small else None, CHILD)
         self.search.run(deadline)
         self.nodes += self.search.looked
-        self.reason = self.search.reason if settled else self.search.reason.replace("tie", "size")
+        self.reason = self.search.reason
         self.search.account(self.lower)
 
     def _roots(self) -> Nodes:
