@@ -86,7 +86,8 @@ def _linear(layer: nn.Linear, flow: Flow) -> Flow:
 
 def _convolution(layer: nn.Conv2d, flow: Flow) -> Flow:
     def magnitude(r: Tensor) -> Tensor:
-        return layer._conv_forward(r, layer.weight.abs(), None)  # noqa: SLF001 - knows all paddings
+        weight = layer.weight.abs().to(memory_format=torch.channels_last)  # one channel forgets it
+        return layer._conv_forward(r, weight, None)  # noqa: SLF001 - knows all paddings
 
     return flow.affine(layer, magnitude)
 
