@@ -69,7 +69,8 @@ class LayeredNetwork(nn.Module):
     def __init__(self, module: nn.Sequential, inputs: int) -> None:
         super().__init__()
         # With channels last, a training step over convolutions takes a quarter less on CPUs.
-        self.module, self.inputs = module.to(memory_format=torch.channels_last), inputs
+        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - untyped
+        self.module, self.inputs = module, inputs
         layers = [entry.module for entry in flat(module)]
         heads: list[nn.Linear] = []
         while layers and isinstance(head := layers[-1], nn.Linear):
