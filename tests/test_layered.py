@@ -23,6 +23,7 @@ from equicert.attacks import PGD
 from equicert.bounds import Complete, Dual, Interval, Method
 from equicert.boxes import Box
 from equicert.certification import certify
+from equicert.checkpoints import Checkpoint
 from equicert.data import DataSet
 from equicert.errors import ConfigError, InputError, ModelError
 from equicert.image import reach
@@ -323,7 +324,7 @@ def images(inputs: int = 16) -> DataSet:
 
 
 def config(**changes: Any) -> TrainConfig:
-    settings = {"front": "2x3/2, 4", "normalisation": "batch", "hidden": 3, "epochs": 3}
+    settings = {"front": "2x3/2, 3x2, 4", "normalisation": "batch", "hidden": 3, "epochs": 3}
     settings |= {"batch_size": 8, "learning_rate": 0.01, "threads": 1, "eps": 0.05}
     return TrainConfig(**(settings | changes))
 
@@ -352,6 +353,23 @@ def test_interrupted_runs_end_the_same(recipe: str, tmp_path: Path) -> None:
     last = read_lines(tmp_path / "straight" / "metrics.jsonl")[-1]
     found = evaluate(straight.network, images(), settings)
     assert (last["clean_accuracy"], last["certified_accuracy"]) == found
+
+
+def test_moments_of_another_memory_format_are_those_of_their_entries(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(images(), config(), tmp_path, progress=StopAt()).run()
+    path = tmp_path / "checkpoint.pt"
+    saved = Checkpoint.load(path)
+    assert saved is not None
+    changed = 0
+    for state in saved.optimiser["state"].values():
+        for name, value in state.items():
+            state[name] = value.contiguous()
+            changed += state[name].stride() != value.stride()
+    assert changed == 2  # of the kernel that takes several channels
+    saved.save(path)
+    resumed = Trainer(images(), config(), tmp_path, resume=True).run()
+    assert resumed.network.digest == Trainer(images(), config()).run().network.digest
 
 
 def test_the_front_is_what_the_text_says() -> None:

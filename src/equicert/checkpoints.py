@@ -177,3 +177,18 @@ def describe_domain(domain: Domain) -> list[float] | str | None:
         return [float(end) for end in ends]
     digest = hashlib.sha256(b"".join(np.atleast_1d(end).tobytes() + b";" for end in ends))
     return f"sha256:{digest.hexdigest()}"
+
+
+def load_moments(optimiser: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load the `state_dict` of an optimiser, each tensor in the memory format of its parameter.
+
+    A fused step goes through both in the order of memory, whatever their strides.
+
+    Raises:
+        RuntimeError, ValueError, KeyError, TypeError: it is not of these parameters.
+    """
+    optimiser.load_state_dict(saved)
+    for parameter, state in optimiser.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value).detach()

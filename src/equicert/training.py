@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from equicert.augmentation import shifted
 from equicert.bounds import Spectral
 from equicert.certification import certify
-from equicert.checkpoints import CONFIG, Checkpoint, RunRecord
+from equicert.checkpoints import CONFIG, Checkpoint, RunRecord, load_moments
 from equicert.contraction import Contraction
 from equicert.data import DataSet
 from equicert.errors import ConfigError, DataError, EquicertError, OutputError
@@ -230,7 +230,7 @@ class Trainer:
             return 0, threads
         try:
             self.network.load_state_dict(saved.network)
-            self._optimiser.load_state_dict(saved.optimiser)
+            load_moments(self._optimiser, saved.optimiser)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise OutputError(
                 f"{folder / CHECKPOINT} is not of this run; start again in another folder"
