@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equicert.errors import ModelError
-from equicert.torch_layers import scale_and_shift
+from equicert.torch_layers import ACTIVATIONS, scale_and_shift
 
 
 class Flow(NamedTuple):
@@ -142,15 +142,12 @@ def _dropped(layer: nn.Dropout, flow: Flow) -> Flow:
     return flow
 
 
-_INCREASING: Final = (
-    *(nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardtanh, nn.ELU),
-)
 RULES: Final[Mapping[type[nn.Module], Callable[..., Flow]]] = {
     nn.Linear: _linear,
     nn.Conv2d: _convolution,
     nn.BatchNorm1d: _normalised,
     nn.BatchNorm2d: _normalised,
     **dict.fromkeys((nn.AvgPool2d, nn.Flatten, nn.Unflatten, nn.Identity), _unsigned),
-    **dict.fromkeys(_INCREASING, _increasing),
+    **dict.fromkeys(ACTIVATIONS, _increasing),
     nn.Dropout: _dropped,
 }

@@ -122,8 +122,8 @@ def _with_parameter(
     return read
 
 
-# Types are compared exactly: ReLU6, say, is a subclass of Hardtanh.
-_READ: Final[dict[type[nn.Module], Callable[[Entry], Activation]]] = {
+# Types are compared exactly: ReLU6, say, is a subclass of Hardtanh. All of these increase.
+ACTIVATIONS: Final[dict[type[nn.Module], Callable[[Entry], Activation]]] = {
     nn.ReLU: lambda _: ReLU(),
     nn.LeakyReLU: _with_parameter(LeakyReLU, "negative_slope"),
     nn.Tanh: lambda _: Tanh(),
@@ -131,6 +131,9 @@ _READ: Final[dict[type[nn.Module], Callable[[Entry], Activation]]] = {
     nn.Softplus: _softplus,
     nn.Hardtanh: _hard_tanh,
     nn.ELU: _with_parameter(ELU, "alpha"),
+}
+_READ: Final[dict[type[nn.Module], Callable[[Entry], Activation]]] = {
+    **ACTIVATIONS,
     nn.Identity: lambda _: Identity(),
     nn.Flatten: _flatten,
     nn.Dropout: _dropout,
