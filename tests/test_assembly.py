@@ -67,12 +67,47 @@ def test_outputs_are_those_of_the_module(made: tuple[nn.Sequential, int]) -> Non
     assert torch.equal(network.contraction.eta, network.eta)
 
 
+def numbers(network: StoredNetwork) -> list[Tensor]:
+    """All that is stored but the hint eta."""
+    held = [*network.W.tensors().values(), *network.U.tensors().values()]
+    return [*held, network.b, network.C, network.c]
+
+
 def test_float32_weights_are_taken_as_they_are() -> None:
+    torch.manual_seed(0)
+    layers = [SMALL, nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3), nn.ReLU()]
+    module = nn.Sequential(*layers, nn.Linear(3, 2)).float()
+    network = assemble(module, 16)
+    for one, other in zip(numbers(network), numbers(assemble(module.double(), 16)), strict=True):
+        assert torch.equal(one, other)
+    assert_same(network, module, 16)
+
+
+def test_what_is_folded_of_float32_weights_is_of_float32() -> None:
     module = classifier().float()
     network, again = assemble(module, 16), assemble(module.double(), 16)
-    assert network.b.dtype == torch.float64
-    torch.testing.assert_close(outputs(network, points(16)), outputs(again, points(16)))
-    assert_same(network, module.double(), 16)
+    differ = False
+    for one, other in zip(numbers(network), numbers(again), strict=True):
+        assert one.dtype == torch.float64
+        assert torch.equal(one.float().double(), one)
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=0)
+        differ |= not torch.equal(one, other)
+    assert differ
+    found, expected = outputs(network, points(16)), outputs(again, points(16))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_float32_cannot_hold_is_left() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(2)
+    module = nn.Sequential(SMALL, nn.Conv2d(1, 2, 3), norm, nn.ReLU(), nn.Flatten())
+    module.append(nn.Linear(8, 2)).eval()
+    with torch.no_grad():
+        norm.weight.fill_(1e38)
+        norm.get_buffer("running_var").fill_(0.0)
+    network = assemble(module.float(), 16)
+    assert all(bool(t.isfinite().all()) for t in numbers(network))
+    assert any(float(t.abs().amax()) > 3.5e38 for t in numbers(network))
 
 
 def conv(inner: int, out: int, size: int, stride: int = 1, **more: object) -> nn.Conv2d:

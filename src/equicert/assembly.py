@@ -39,8 +39,9 @@ def assemble(module: nn.Sequential, inputs: int) -> StoredNetwork:
 
     Every entry of a Linear, of a Conv2d and of an implicit block is taken exactly where it stands
     alone between two activations. Affine layers in a row are multiplied out and batch normalisation
-    is folded, in float64: the stored network is what is certified, and differs from the module by
-    roundings of that.
+    is folded, in float64, and the numbers that come out are rounded to float32 where all parameters
+    have that type: the stored network is what is certified, and differs from the module by such
+    roundings.
 
     Example:
         >>> stored = assemble(nn.Sequential(nn.Unflatten(1, (1, 28, 28)), nn.Conv2d(1, 8, 3),
@@ -56,7 +57,8 @@ def assemble(module: nn.Sequential, inputs: int) -> StoredNetwork:
         ModelError: a layer that has no such form, or does not fit what comes before it, named by
             its index and type.
     """
-    assembling = _Assembly(Affine(None, None, inputs, None))
+    single = all(parameter.dtype == torch.float32 for parameter in module.parameters())
+    assembling = _Assembly(Affine(None, None, inputs, None), single)
     entry = None
     for entry in flat(module):
         rule = _RULES.get(type(entry.module), _acting)
@@ -81,8 +83,9 @@ class _Own(NamedTuple):
 class _Assembly:
     """The layers so far, and what has been applied to the last one's states since."""
 
-    def __init__(self, start: Affine) -> None:
+    def __init__(self, start: Affine, single: bool) -> None:
         self.inputs = start.width
+        self.rounded = _single if single else torch.clone
         self.pending = start
         self.links: list[Operator] = []  # of x, then of each layer's states
         self.own: list[_Own | None] = []
@@ -102,8 +105,9 @@ class _Assembly:
             raise entry.refused(
                 "acts on what nothing was done to: put a Linear or Conv2d before it"
             )
-        self.links.append(A)
-        self.biases.append(torch.zeros(A.shape[0], dtype=torch.float64) if b is None else b)
+        self.links.append(A.map(self.rounded))
+        b = torch.zeros(A.shape[0], dtype=torch.float64) if b is None else b
+        self.biases.append(self.rounded(b))
         self.own.append(own)
         self.pending = Affine(None, None, A.shape[0], self.pending.image)
 
@@ -119,14 +123,14 @@ class _Assembly:
         found += [(begin, begin, made.W) for begin, made in own]
         q = self.pending.A.shape[0]
         C = torch.zeros(q, n, dtype=torch.float64)
-        C[:, begins[-1] :] = self.pending.A.dense()
+        C[:, begins[-1] :] = self.rounded(self.pending.A.dense())
         c = torch.zeros(q, dtype=torch.float64) if self.pending.b is None else self.pending.b
         b, phi = torch.cat(self.biases), self.agreed[1]
         if len(begins) == 1:  # nothing but one block
             W = found[0][2] if found else Dense(torch.zeros(n, n, dtype=torch.float64))
-            return StoredNetwork(W, self.links[0], b, C, c, phi, self._eta())
+            return StoredNetwork(W, self.links[0], b, C, self.rounded(c), phi, self._eta())
         U = stacked((n, self.inputs), [(0, 0, self.links[0])])
-        return StoredNetwork(stacked((n, n), found), U, b, C, c, phi, self._eta())
+        return StoredNetwork(stacked((n, n), found), U, b, C, self.rounded(c), phi, self._eta())
 
     def _eta(self) -> Tensor:  # (n,)
         """`eta_1 = 1`; `eta_k = max(1, (1 + 1/L) l)`, `l = |L_k| eta_{k-1}`, of explicit layers.
@@ -156,6 +160,12 @@ class _Assembly:
 def _double(A: Operator) -> Operator:
     """A copy in float64 on the CPU."""
     return A.detach().to("cpu", torch.float64).map(torch.clone)
+
+
+def _single(values: Tensor) -> Tensor:
+    """The nearest numbers of float32, where that holds them; float64."""
+    nearest = values.float().double()
+    return torch.where(nearest.isfinite(), nearest, values)
 
 
 def _exact(values: Tensor | None) -> Tensor | None:
