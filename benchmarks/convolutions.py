@@ -57,7 +57,7 @@ class Sizes:
 
     Attributes:
         channels: of the states, on a grid of half the side of the input's.
-        front: explicit layers of the layered network; None: those of the preset.
+        front: explicit layers of the layered network.
         images: the first so many of the training split, all that the networks see.
         epochs: of training on those.
         batch: samples of a step, in training and measured.
@@ -65,7 +65,7 @@ class Sizes:
     """
 
     channels: int = 26
-    front: str | None = None
+    front: str = "16x4/2,32x4/2,32x3"
     images: int = 3000
     epochs: int = 4
     batch: int = 100
@@ -199,10 +199,9 @@ def subjects(few: DataSet, work: Path, sizes: Sizes) -> tuple[dict[str, Network]
     )
     # Deeper: a faster rise of eps leaves it with states that are 0 for every input.
     rise = {"ramp_start": sizes.epochs / 4, "ramp_end": sizes.epochs, "learning_rate": 2e-3}
-    front = {} if sizes.front is None else {"front": sizes.front}
     network, took = trained(few, convolutional, work)
     layered, took_layered = trained_network(
-        few, preset("convolutional", **common, **rise, **front), work
+        few, preset("convolutional", **common, **rise, front=sizes.front), work
     )
     networks: dict[str, Network] = {
         "convolution": network,

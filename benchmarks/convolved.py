@@ -57,8 +57,8 @@ def _subjects_text(found: dict[str, Any]) -> str:
     return (
         f"A network with W a convolution of {settings['channels']} channels with 3 x 3 kernels,"
         f" {count(states['convolution'])} states in all, and U one of stride 2; the same function"
-        f" with W and U as full matrices; and the network of the preset `convolutional`, explicit"
-        f" convolutions before an implicit block, {count(states['layers'])} states in all. Both"
+        f" with W and U as full matrices; and explicit convolutions before an implicit block,"
+        f" as the preset `convolutional` has them, {count(states['layers'])} states in all. Both"
         f" were trained for {settings['training_steps']} steps of {settings['batch']} samples"
         f" (kappa = {settings['kappa']:g}, eps rising to {settings['eps']:g} meanwhile) on"
         f" the first {count(settings['images'])} training images, in"
