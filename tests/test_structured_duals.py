@@ -104,7 +104,8 @@ def as_matrices(held: StoredNetwork) -> StoredNetwork:
 def as_one_block(held: StoredNetwork) -> StoredNetwork:
     """As matrices, which have another ascent unless W has a structure to tell of."""
     held = as_matrices(held)
-    return dataclasses.replace(held, W=Blocks(tuple(held.W.shape), (Block(0, 0, held.W),)))
+    size = held.states, held.states
+    return dataclasses.replace(held, W=Blocks(size, (Block(0, 0, held.W),)))
 
 
 def exact(held: StoredNetwork) -> Network:
