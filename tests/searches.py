@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ import exact
 import oracles
 from equicert.boxes import Box
 from equicert.contraction import Contraction
+from equicert.operators import Block, Blocks
 from equicert.proofs import Leaf, StateStart, TreeProof
 from equicert.queries import Answer, Query
 from equicert.stored import StoredNetwork
@@ -31,6 +33,11 @@ def stored(net: Network) -> StoredNetwork:
     """The network; the eta of one that does not contract is its Lambda."""
     hints = {"eta" if net.contracting else "Lambda": net.eta}
     return StoredNetwork.from_arrays(*net.arrays, net.activation, **hints)
+
+
+def as_one_block(held: StoredNetwork) -> StoredNetwork:
+    """With W a block of itself: matrices have another ascent unless there is structure to tell."""
+    return replace(held, W=Blocks((held.states, held.states), (Block(0, 0, held.W),)))
 
 
 @cache

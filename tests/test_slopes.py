@@ -18,12 +18,12 @@ import small_networks
 from equicert.activations import parse_activation
 from equicert.bounds import Interval
 from equicert.boxes import Box
-from equicert.operators import Block, Blocks
 from equicert.relaxation import Ascent, Lagrangian, PiecewiseLinear, Rows, adjoint_start
 from equicert.relaxation.slopes import Slopes
 from equicert.stored import StoredNetwork
 from networks import Network
 from oracles import Problem
+from searches import as_one_block
 from searches import stored as as_matrix
 
 SEEDS = st.integers(0, 2**32)
@@ -42,8 +42,7 @@ def in_float64() -> Iterator[None]:
 
 def stored(net: Network) -> StoredNetwork:
     """W as one block: a matrix of its own kind has another ascent."""
-    held = as_matrix(net)
-    return replace(held, W=Blocks((net.states, net.states), (Block(0, 0, held.W),)))
+    return as_one_block(as_matrix(net))
 
 
 def asked(net: Network, seed: int, splits: int = 0) -> tuple[Problem, Rows]:

@@ -18,8 +18,6 @@ from equicert.bounds import Complete, Dual, Interval, Lipschitz, Tightening, sam
 from equicert.boxes import Box
 from equicert.lipschitz import zeta_bound
 from equicert.operators import (
-    Block,
-    Blocks,
     Convolution,
     Dense,
     Geometry,
@@ -33,7 +31,7 @@ from equicert.relaxation import Ascent, Lagrangian, Rows, adjoint_start
 from equicert.stored import StoredNetwork
 from networks import Network
 from oracles import Form, Problem, dual
-from searches import check_bounds, least_margins
+from searches import as_one_block, check_bounds, least_margins
 
 
 @final
@@ -99,13 +97,6 @@ def network(seed: int, activation: str = "relu", scale: float = 0.125) -> Stored
 
 def as_matrices(held: StoredNetwork) -> StoredNetwork:
     return dataclasses.replace(held, W=Dense(held.W.dense()), U=Dense(held.U.dense()))
-
-
-def as_one_block(held: StoredNetwork) -> StoredNetwork:
-    """As matrices, which have another ascent unless W has a structure to tell of."""
-    held = as_matrices(held)
-    size = held.states, held.states
-    return dataclasses.replace(held, W=Blocks(size, (Block(0, 0, held.W),)))
 
 
 def exact(held: StoredNetwork) -> Network:
@@ -277,7 +268,7 @@ def test_no_matrix_is_formed_and_nothing_false_is_proved(
     plain = Interval().answer(held, query)
     assert bool((answer.lower >= plain.lower).all())
     assert float((answer.lower - plain.lower).max()) > 1e-3
-    assert torch.equal(answer.holds, method.answer(as_one_block(held), query).holds)
+    assert torch.equal(answer.holds, method.answer(as_one_block(as_matrices(held)), query).holds)
     if isinstance(method, Complete):
         assert answer.holds.tolist() == [min(least) > 0 for least in truths(name)]
 
@@ -314,7 +305,7 @@ def test_what_float32_does_not_hold_costs_no_more_than_the_ascent(activation: st
 def test_proposals_in_float32_are_as_good(activation: str) -> None:
     held = network(6, activation)
     rows, _ = forms(6, held.states, held.inputs, 8)
-    single, double = (Lagrangian.of(v) for v in (held, as_one_block(held)))
+    single, double = (Lagrangian.of(v) for v in (held, as_one_block(as_matrices(held))))
     assert single.proposing.b.dtype == torch.float32
     vars(double)["proposing"] = double
     found = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
@@ -57,8 +58,7 @@ def assemble(module: nn.Sequential, inputs: int) -> StoredNetwork:
         ModelError: a layer that has no such form, or does not fit what comes before it, named by
             its index and type.
     """
-    single = all(parameter.dtype == torch.float32 for parameter in module.parameters())
-    assembling = _Assembly(Affine(None, None, inputs, None), single)
+    assembling = _Assembly(Affine(None, None, inputs, None))
     entry = None
     for entry in flat(module):
         rule = _RULES.get(type(entry.module), _acting)
@@ -70,7 +70,9 @@ def assemble(module: nn.Sequential, inputs: int) -> StoredNetwork:
             raise entry.refused(f"does not fit: {error}") from error
     if entry is None:
         raise ModelError("an empty Sequential has no outputs")
-    return assembling.network(entry)
+    network = assembling.network(entry)
+    single = all(parameter.dtype == torch.float32 for parameter in module.parameters())
+    return _in_float32(network) if single else network
 
 
 class _Own(NamedTuple):
@@ -83,9 +85,8 @@ class _Own(NamedTuple):
 class _Assembly:
     """The layers so far, and what has been applied to the last one's states since."""
 
-    def __init__(self, start: Affine, single: bool) -> None:
+    def __init__(self, start: Affine) -> None:
         self.inputs = start.width
-        self.rounded = _single if single else torch.clone
         self.pending = start
         self.links: list[Operator] = []  # of x, then of each layer's states
         self.own: list[_Own | None] = []
@@ -105,9 +106,8 @@ class _Assembly:
             raise entry.refused(
                 "acts on what nothing was done to: put a Linear or Conv2d before it"
             )
-        self.links.append(A.map(self.rounded))
-        b = torch.zeros(A.shape[0], dtype=torch.float64) if b is None else b
-        self.biases.append(self.rounded(b))
+        self.links.append(A)
+        self.biases.append(torch.zeros(A.shape[0], dtype=torch.float64) if b is None else b)
         self.own.append(own)
         self.pending = Affine(None, None, A.shape[0], self.pending.image)
 
@@ -123,14 +123,14 @@ class _Assembly:
         found += [(begin, begin, made.W) for begin, made in own]
         q = self.pending.A.shape[0]
         C = torch.zeros(q, n, dtype=torch.float64)
-        C[:, begins[-1] :] = self.rounded(self.pending.A.dense())
+        C[:, begins[-1] :] = self.pending.A.dense()
         c = torch.zeros(q, dtype=torch.float64) if self.pending.b is None else self.pending.b
         b, phi = torch.cat(self.biases), self.agreed[1]
         if len(begins) == 1:  # nothing but one block
             W = found[0][2] if found else Dense(torch.zeros(n, n, dtype=torch.float64))
-            return StoredNetwork(W, self.links[0], b, C, self.rounded(c), phi, self._eta())
+            return StoredNetwork(W, self.links[0], b, C, c, phi, self._eta())
         U = stacked((n, self.inputs), [(0, 0, self.links[0])])
-        return StoredNetwork(stacked((n, n), found), U, b, C, self.rounded(c), phi, self._eta())
+        return StoredNetwork(stacked((n, n), found), U, b, C, c, phi, self._eta())
 
     def _eta(self) -> Tensor:  # (n,)
         """`eta_1 = 1`; `eta_k = max(1, (1 + 1/L) l)`, `l = |L_k| eta_{k-1}`, of explicit layers.
@@ -160,6 +160,13 @@ class _Assembly:
 def _double(A: Operator) -> Operator:
     """A copy in float64 on the CPU."""
     return A.detach().to("cpu", torch.float64).map(torch.clone)
+
+
+def _in_float32(network: StoredNetwork) -> StoredNetwork:
+    """The network with its numbers rounded to float32; eta, a hint, is left."""
+    W, U = network.W.map(_single), network.U.map(_single)
+    b, C, c = (_single(part) for part in (network.b, network.C, network.c))
+    return replace(network, W=W, U=U, b=b, C=C, c=c)
 
 
 def _single(values: Tensor) -> Tensor:
