@@ -32,7 +32,7 @@ class AdjointProblem(ContractingProblem):
     contraction: Contraction
 
     @cached_property
-    def driven(self) -> Drive:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def drive(self) -> Drive:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.sweep.split(self.g)
 
     def weights(self, span: slice) -> Tensor:  # (batch, m')
@@ -82,15 +82,15 @@ class AdjointProblem(ContractingProblem):
         return inverse, weights, self.g * inverse
 
     def full(self, z: Tensor) -> Tensor:
-        return self.sweep(z, self.driven, self.slope).rows().addcmul_(self._own, z)
+        return self.sweep(z, self.drive, self.slope).rows().addcmul_(self._own, z)
 
     def eliminated(self, z: Tensor) -> Tensor:
-        return self.sweep(z, self.driven, self.slope).rows().mul_(self._terms[0])
+        return self.sweep(z, self.drive, self.slope).rows().mul_(self._terms[0])
 
     def stepper(self) -> Step:
         if not kernels.usable(self.g, self.slope):
             return super().stepper()
-        return self.sweep.stepper(self.driven, kernels.scaled(*self._terms[:2]), self.slope)
+        return self.sweep.stepper(self.drive, kernels.scaled(*self._terms[:2]), self.slope)
 
     def error_bound(self, residual: Tensor) -> Tensor:
         return residual.abs().mul_(self._terms[1]).sum(-1)
@@ -104,7 +104,7 @@ class AdjointProblem(ContractingProblem):
         unit = torch.finfo(z.dtype).eps
         size = (self.slope * z).abs().reshape(-1, len(self.diagonal))
         column = 2 * self.sweep.absolute.apply(size).reshape(z.shape)
-        error = (self.sweep.off.terms + 8) * unit * (column + self.driven.magnitude())
+        error = (self.sweep.off.terms + 8) * unit * (column + self.drive.magnitude())
         value = rounding_of(z, self.sweep.off.terms)
         return (error + value) / self._scale + value, error + value * (1 + self._own.abs())
 

@@ -48,15 +48,11 @@ class ContractingProblem(Problem):
     sweep: Sweep
     contraction: Contraction
     diagonal: Tensor  # (n,) of W, in the dtype of the solve
+    drive: Drive  # what is added to the products
 
     @property
     def depth(self) -> int:
         return self.contraction.depth
-
-    @property
-    @abstractmethod
-    def driven(self) -> Drive:
-        """What is added to the products."""
 
     @abstractmethod
     def weights(self, span: slice) -> Tensor | None:  # (batch, m'), m' the columns of the states

@@ -73,10 +73,6 @@ class PrimalProblem(ContractingProblem):
     def _tiled(self, v: Tensor) -> Tensor:  # (n,) -> (m,)
         return tile(v, self.drive.centre, self.drive.blocks(len(v)))
 
-    @property
-    def driven(self) -> Drive:
-        return self.drive
-
     def weights(self, span: slice) -> None:
         del span
 

@@ -23,7 +23,7 @@ class Substitution:
         # The same stages of |W_off|; without a pair nothing is read of them.
         absolute = self.stages if magnitude is None else magnitude.stages
         self._absolute = dict(zip((s.span.start for s in self.stages), absolute, strict=True))
-        n, drive = problem.sweep.off.shape[0], problem.driven
+        n, drive = problem.sweep.off.shape[0], problem.drive
         self._blocks = drive.blocks(n)
         # Each state, then the pair's centre, (batch, 1 or 2, n); the pair's radius, (batch, n).
         self._centre = drive.centre.unflatten(1, (-1, n)).clone()

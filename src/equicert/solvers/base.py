@@ -110,7 +110,7 @@ def _in_stages(
     solve leaves to the rounding, which is therefore counted once a solve.
     """
     substitution = Substitution(problem)
-    bound = problem.driven.centre.new_zeros(len(problem.driven.centre))
+    bound = problem.drive.centre.new_zeros(len(problem.drive.centre))
     converged, steps = bound == 0, torch.zeros_like(bound, dtype=torch.int64)
     solves = sum(stage.own is not None for stage in substitution.stages)
     for stage in substitution.stages:
