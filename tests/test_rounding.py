@@ -211,6 +211,8 @@ def test_self_test_notices_products_that_are_not_plain(
     plain = torch.mm
 
     def product(A: Tensor, B: Tensor) -> Tensor:
+        if B.ndim == 3:
+            return torch.stack([broken(A, each, plain) for each in B])
         return broken(A, B, plain)
 
     def sum_and_product(bias: Tensor, A: Tensor, B: Tensor) -> Tensor:
@@ -222,6 +224,20 @@ def test_self_test_notices_products_that_are_not_plain(
         monkeypatch.setattr(torch, name, product)
     monkeypatch.setattr(torch, "addmm", sum_and_product)
     with pytest.raises(RoundingError, match="product"):
+        self_test("cpu")
+
+
+@pytest.mark.usefixtures("fresh_self_test")
+def test_self_test_notices_batches_that_are_not_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = torch.Tensor.__matmul__
+
+    def product(A: Tensor, B: Tensor) -> Tensor:
+        if B.ndim == 3:
+            return torch.stack([through_40_bits(A, each, torch.mm) for each in B])
+        return plain(A, B)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", product)
+    with pytest.raises(RoundingError, match="batched product"):
         self_test("cpu")
 
 

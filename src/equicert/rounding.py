@@ -217,6 +217,7 @@ def _test_products(
     A = (A * torch.tensor([2.0**s for s in scales], dtype=dtype)[:, None]).to(device)
     B = (torch.tensor(factor, dtype=dtype) / inner).to(device)
     products = {"linear": (B @ A.mT).T, "addmm": torch.addmm(B.new_zeros(rows), B, A.mT).T}
+    products["batched"] = (A @ B.mT.expand(2, -1, -1).contiguous())[1]  # as of convolutions
     bound = gamma(terms, unit)
     for name, product in products.items():
         for _ in range(128):
