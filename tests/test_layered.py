@@ -114,6 +114,22 @@ def test_margins_in_training_are_those_that_are_certified() -> None:
         assert verdict.margin == pytest.approx(least, abs=1e-6)
 
 
+@pytest.mark.parametrize("phi", [nn.ReLU, nn.LeakyReLU, nn.Hardtanh, nn.ELU])
+def test_activations_in_place_change_nothing(phi: type[nn.Module]) -> None:
+    found = []
+    for in_place in (False, True):
+        torch.manual_seed(0)
+        layers = (nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), phi(inplace=in_place))
+        module = nn.Sequential(nn.Unflatten(1, (1, 3, 3)), *layers, nn.Flatten(), nn.Linear(8, 3))
+        network, x = LayeredNetwork(module.double(), 9), points(9)
+        labels, before = torch.zeros(3, dtype=torch.int64), x.clone()
+        inclusion_loss(network, x, labels, eps=0.1, kappa=0.5).total.backward()
+        assert torch.equal(x, before)
+        found.append([p.grad for p in network.parameters()])
+    for plain, in_place in zip(*found, strict=True):
+        torch.testing.assert_close(plain, in_place)
+
+
 def test_a_block_may_stand_in_two_places() -> None:
     torch.manual_seed(0)
     block = ImplicitNetwork(3, 3, 3, tolerance=1e-11)

@@ -98,7 +98,9 @@ def _unsigned(layer: nn.Module, flow: Flow) -> Flow:
 
 
 def _increasing(layer: nn.Module, flow: Flow) -> Flow:
-    return flow.monotone(layer)
+    # The ends of boxes share their memory with points, which one in place would write over.
+    in_place = getattr(layer, "inplace", False)
+    return flow.monotone((lambda v: layer(v.clone())) if in_place else layer)
 
 
 def _normalised(layer: nn.BatchNorm1d | nn.BatchNorm2d, flow: Flow) -> Flow:
