@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from architectures import EVERY, architectures
 from equicert import write_certificates
@@ -17,9 +18,11 @@ from equicert.bounds import Interval
 from equicert.checker import check_folder
 from equicert.contraction import prove_contraction
 from equicert.errors import ModelError
+from equicert.layered import LayeredNetwork
 from equicert.models import load_model, model_metadata, save_model
 from equicert.network import ImplicitNetwork
 from equicert.operators import Blocks, Convolution, Dense, Geometry, Image, Margins
+from equicert.sequential import from_sequential
 from equicert.stored import StoredNetwork
 from equicert.weights import Convolutional, ConvolutionalInput
 
@@ -273,7 +276,36 @@ def statistics_off() -> nn.BatchNorm1d:
     return nn.BatchNorm1d(3, track_running_stats=False).eval()
 
 
+def hooked(layer: nn.Module) -> nn.Module:
+    layer.register_forward_hook(lambda *_: None)
+    return layer
+
+
+def replaced(layer: nn.Module) -> nn.Module:
+    layer.forward = lambda x: 2 * x
+    return layer
+
+
+def pruned() -> nn.Module:
+    return prune.random_unstructured(nn.Linear(3, 4), "weight", 0.5)
+
+
+class Doubled(nn.Sequential):
+    """One that is more than its layers."""
+
+
 REFUSED = [
+    ([hooked(nn.Linear(3, 4))], r"layer 0 \(Linear\) has a hook or a forward of its own"),
+    ([replaced(nn.Linear(3, 4))], r"layer 0 \(Linear\) has a hook or a forward of its own"),
+    ([pruned()], r"layer 0 \(Linear\) has a hook .* prune\.remove"),
+    ([hooked(nn.Sequential(nn.Linear(3, 4)))], r"layer 0 \(Sequential\) has a hook"),
+    ([nn.Sequential(hooked(nn.Linear(3, 4)))], r"layer 0\.0 \(Linear\) has a hook"),
+    ([Doubled(nn.Linear(3, 4))], r"layer 0 \(Doubled\) has no implicit form"),
+    ([nn.LazyLinear(4)], r"layer 0 \(LazyLinear\) has no weights yet: call the module once"),
+    ([nn.Linear(3, 4, device="meta")], r"layer 0 \(Linear\) has no weights yet"),
+    ([nn.Linear(3, 4).half()], r"layer 0 \(Linear\) has weights of type torch.float16"),
+    ([nn.Linear(3, 4, dtype=torch.complex64)], r"layer 0 \(Linear\) has weights of type torch.com"),
+    ([nn.Linear(3, 4).float(), nn.ReLU(), nn.Linear(4, 2)], "those before it torch.float32"),
     ([nn.Linear(3, 4), nn.MaxPool2d(2), nn.Linear(4, 2)], r"layer 1 \(MaxPool2d\) .* AvgPool2d"),
     ([nn.Linear(3, 4), nn.Softmax(1), nn.Linear(4, 2)], r"layer 1 \(Softmax\) has no implicit"),
     ([nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)], r"layer 1 \(GELU\) has no implicit form"),
@@ -321,6 +353,28 @@ def test_refused_by_name(layers: list[nn.Module], inputs: int, said: str) -> Non
     with pytest.raises(ModelError, match=said) as refused:
         assemble(nn.Sequential(*layers), inputs)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (hooked(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))), "the Sequential has"),
+        (Doubled(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), "Sequential is needed, got Doubled"),
+        (nn.Linear(3, 2), "Sequential is needed, got Linear"),
+    ],
+)
+def test_what_is_more_or_less_than_its_layers_is_refused(module: nn.Module, said: str) -> None:
+    for make in (assemble, LayeredNetwork, lambda module, _: from_sequential(module)):
+        with pytest.raises(ModelError, match=said):
+            make(module, 3)  # pyright: ignore[reportArgumentType] - the point of it
+
+
+def test_a_hook_that_comes_later_is_seen() -> None:
+    layers = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    network = LayeredNetwork(layers, 3)
+    hooked(layers[0])
+    with pytest.raises(ModelError, match=r"layer 0 \(Linear\) has a hook"):
+        network.store()
 
 
 def test_a_block_that_was_put_together_is_refused() -> None:

@@ -124,8 +124,6 @@ def _layer_blocks(
 
 def _layers(module: nn.Sequential) -> tuple[list[nn.Linear], Activation]:
     """The Linear layers, checked to follow one another, and the activation between them."""
-    if type(module) is not nn.Sequential:
-        raise ModelError(f"a torch.nn.Sequential is needed, got {type(module).__name__}")
     linear: list[tuple[Entry, nn.Linear]] = []
     acting: Activation | None = None  # since the last Linear
     agreed: tuple[str, Activation] | None = None
@@ -175,17 +173,7 @@ def _agree(
 
 
 def _check_linear(entry: Entry, layer: nn.Linear, before: nn.Linear | None) -> None:
-    kind = layer.weight.dtype
-    if kind not in (torch.float32, torch.float64):
-        raise entry.refused(f"has weights of type {kind}; convert the module with .float()")
-    if before is None:
-        return
-    if kind != before.weight.dtype:
-        raise entry.refused(
-            f"has weights of type {kind}, those before it {before.weight.dtype}; convert the module"
-            " with .float() or .double()"
-        )
-    if layer.in_features != before.out_features:
+    if before is not None and layer.in_features != before.out_features:
         raise entry.refused(
             f"takes {layer.in_features} inputs, the Linear before it has {before.out_features}"
             " outputs; correct one of them"

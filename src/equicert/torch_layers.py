@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from equicert.activations import (
     ELU,
@@ -43,13 +44,64 @@ class Entry:
         return LayerError(f"layer {self.index} ({type(self.module).__name__}) {why}")
 
 
-def flat(module: nn.Sequential, prefix: str = "") -> Iterator[Entry]:
-    """The layers of a Sequential, those of nested ones in their place."""
+def flat(module: nn.Sequential) -> Iterator[Entry]:
+    """The layers of a Sequential, those of nested ones in their place, with weights of one type.
+
+    Raises:
+        ModelError: it is no Sequential, something computes besides the layers themselves, or there
+            are no weights yet, or none of float32 or float64, or of both.
+    """
+    if type(module) is not nn.Sequential:
+        raise ModelError(f"a torch.nn.Sequential is needed, got {type(module).__name__}")
+    if _computes_more(module):
+        raise ModelError(f"the Sequential {_MORE}")
+    kind: torch.dtype | None = None
+    for entry in _entries(module):
+        kind = _one_type(entry, kind)
+        yield entry
+
+
+def _entries(module: nn.Sequential, prefix: str = "") -> Iterator[Entry]:
     for index, layer in enumerate(module):
+        entry = Entry(f"{prefix}{index}", layer)
+        if any(is_lazy(parameter) or parameter.is_meta for parameter in layer.parameters()):
+            raise entry.refused("has no weights yet: call the module once, or load its weights")
+        if _computes_more(layer):
+            raise entry.refused(_MORE)
         if type(layer) is nn.Sequential:
-            yield from flat(layer, f"{prefix}{index}.")
+            yield from _entries(layer, f"{prefix}{index}.")
         else:
-            yield Entry(f"{prefix}{index}", layer)
+            yield entry
+
+
+def _one_type(entry: Entry, before: torch.dtype | None) -> torch.dtype | None:
+    """The type of its weights and of those before, None as long as there are none."""
+    for parameter in entry.module.parameters():
+        kind = parameter.dtype
+        if kind not in (torch.float32, torch.float64):
+            raise entry.refused(f"has weights of type {kind}; convert the module with .float()")
+        if before not in (None, kind):
+            raise entry.refused(
+                f"has weights of type {kind}, those before it {before}; convert the module with"
+                " .float() or .double()"
+            )
+        before = kind
+    return before
+
+
+_MORE: Final = (
+    "has a hook or a forward of its own, of which no bounds are known; remove it, for example by"
+    " torch.nn.utils.remove_weight_norm or prune.remove"
+)
+
+
+def _computes_more(layer: nn.Module) -> bool:
+    """Whether its type does not say what it computes.
+
+    Older forms of weight normalisation and pruning set a layer's weight in a hook, at each call.
+    """
+    hooks = layer._forward_hooks or layer._forward_pre_hooks  # noqa: SLF001
+    return bool(hooks) or "forward" in vars(layer)
 
 
 def scale_and_shift(
