@@ -78,6 +78,13 @@ def test_the_matrix_is_that_of_the_definition(A: Convolution) -> None:
 
 
 @given(convolutions())
+def test_terms_are_no_fewer_than_entries_in_a_row(A: Convolution) -> None:
+    full = A.map(torch.ones_like)
+    for operator in (full, full.transpose()):
+        assert int(operator.dense().sum(1).max()) <= operator.terms
+
+
+@given(convolutions())
 def test_structures_are_read_as_they_are_spelt(A: Convolution) -> None:
     assert Geometry.parse(A.structure) == A.geometry
 
@@ -141,6 +148,10 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "no pixel": (lambda: Geometry(Image(1, 0, 2), Margins(0, 0, 0, 0)), "at least one pixel"),
     "stride": (lambda: Geometry(Image(1, 2, 2), Margins(0, 0, 0, 0), 0), "stride of at least 1"),
+    "huge kernel": (
+        lambda: Convolutional(Image(10**6, 1, 1), 1),
+        "more than 268435456 entries",
+    ),
     "margin": (lambda: Geometry(Image(1, 2, 2), Margins(0, -1, 0, 0)), "margins of at least 0"),
     "huge": (lambda: Geometry(Image(1, 2**11 + 1, 2**11), Margins(0, 0, 0, 0)), "more than"),
     "diagonal, stride": (
@@ -167,7 +178,7 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda: Convolution(
             torch.ones(1, 1, 1, 1), Geometry(Image(1, 2, 2), Margins(0, 0, 0, 0), 2)
         ).majorant(),
-        "the diagonal of a square operator",
+        "maps images to images of the same shape with stride 1",
     ),
 }
 

@@ -155,7 +155,8 @@ def test_failed_save_leaves_what_was_there(tmp_path: Path) -> None:
         save_model(path, toy_network(), {"digest": "mine"})
     with pytest.raises(ModelError, match="metadata are text, got 'epochs': 3"):
         save_model(path, toy_network(), {"epochs": 3})  # pyright: ignore[reportArgumentType]
-    banded = type("Banded", (Dense,), {"structure": "banded"})
+    kept = {"structure": "banded", "map": lambda self, fn: banded(fn(self.A))}
+    banded = type("Banded", (Dense,), kept)
     W = banded(torch.zeros(3, 3))
     other = StoredNetwork(
         W, *(getattr(toy_network(), k) for k in ("U", "b", "C", "c", "activation"))

@@ -277,6 +277,19 @@ _PARAMETRIC: dict[str, type[LeakyReLU] | type[ELU]] = {"leaky_relu": LeakyReLU, 
 _REFUSED = {"silu", "swish", "gelu", "mish"}
 
 
+def activation_of(value: Activation | str) -> Activation:
+    """The activation, or the one of this name.
+
+    Raises:
+        ModelError: it is neither, or as `parse_activation`.
+    """
+    if isinstance(value, str):
+        return parse_activation(value)
+    if not isinstance(value, Activation):
+        raise ModelError(f"activation must be a name or an Activation, got {value!r}")
+    return value
+
+
 def parse_activation(text: str) -> Activation:
     """The activation that a specification names: 'relu', 'tanh', 'leaky_relu(0.1)', 'elu(0.5)'.
 

@@ -47,6 +47,17 @@ class MissingExtraError(EquicertError, ImportError):
         )
 
 
+class TooLargeError(EquicertError):
+    """A method that factorises W as a full matrix, asked of a structured W of very many states."""
+
+    def __init__(self, what: str, states: int, most: int) -> None:
+        self.known = f"it has {states} states, more than the {most} that are factorised"
+        super().__init__(
+            f"{what} would factorise W as a full matrix of {states} x {states}, hours for more than"
+            f" {most} states: interval, lipschitz, dual and complete bounds need no such matrix"
+        )
+
+
 class NotContractingError(EquicertError):
     """No positive eta with mu_{inf,[eta]^-1}(W) < 1 exists or could be proved."""
 
@@ -62,7 +73,7 @@ class RowSumError(EquicertError):
     """A bound that needs ||W||_inf < 1, asked of a W that has not."""
 
     def __init__(self, norm: float, row: int) -> None:
-        self.norm, self.row = norm, row
+        self.norm, self.row, self.known = norm, row, f"needs ||W||_inf < 1, which is {norm:.6g}"
         super().__init__(
             f"the bound of [EG21] needs ||W||_inf < 1, and row {row} of W sums to {norm:.6g}; use"
             " the derived or the weighted bound"
@@ -73,9 +84,9 @@ class NotMonotoneError(EquicertError):
     """No diagonal Lambda > 0 with sym(Lambda (I - W)) > 0 was proved: 1 and the hint were tried."""
 
     def __init__(self, mu: float) -> None:
-        self.mu = mu
+        self.mu, self.known = mu, f"mu_2(W) = {mu:.6g}"
         super().__init__(
-            f"the network is not proved monotone: mu_2(W) = {mu:.6g} >= 1 at the best Lambda known;"
+            f"the network is not proved monotone: {self.known} >= 1 at the best Lambda known;"
             " train with the monotone parametrisation, or store the Lambda that serves"
         )
 

@@ -23,6 +23,7 @@ from equicert.errors import (
 from equicert.lipschitz import Derived, RowSum, Weighted
 from equicert.lipschitz_below import Sampled, sample_lipschitz
 from equicert.norms import majorant_abscissa
+from equicert.operators import in_full
 from equicert.stored import StoredNetwork
 
 _SUP = {
@@ -75,7 +76,12 @@ class Inspection:
 
 @torch.no_grad()
 def inspect_network(network: StoredNetwork) -> Inspection:
-    """Compute every condition and every bound that applies; never raises on a bad network."""
+    """Compute every condition and every bound that applies; never raises on a bad network.
+
+    Raises:
+        TooLargeError: W has structure and too many states.
+    """
+    W = in_full(network.W, "inspecting it")
     network = with_weights(network)
     eta_ratio = modulus = Lambda_ratio = None
     with suppress(NotContractingError):
@@ -88,7 +94,7 @@ def inspect_network(network: StoredNetwork) -> Inspection:
         network.digest,
         five_conditions(network),
         stored_condition(network),
-        majorant_abscissa(network.W.dense()),
+        majorant_abscissa(W),
         eta_ratio,
         modulus,
         Lambda_ratio,

@@ -47,8 +47,9 @@ def save_model(
 ) -> None:
     """Write W, U, b, C, c, the hints eta and Lambda, and metadata, to a safetensors file.
 
-    A tensor whose every entry is a float32 is stored as float32, which is exact. The same network
-    and metadata give the same bytes. The file appears whole or not at all.
+    A hint that is not finite is left out: no proof could use it. A tensor whose every entry is a
+    float32 is stored as float32, which is exact. The same network and metadata give the same bytes.
+    The file appears whole or not at all.
 
     Args:
         path: ends in .safetensors.
@@ -69,8 +70,7 @@ def save_model(
         structures.require_known(name, operator)
         tensors |= {name + key: tensor for key, tensor in operator.tensors().items()}
     tensors |= {"b": network.b, "C": network.C, "c": network.c}
-    hints = {"eta": network.eta, "Lambda": network.Lambda}
-    tensors |= {name: hint for name, hint in hints.items() if hint is not None}
+    tensors |= {name: hint for name, hint in _hints(network).items() if bool(hint.isfinite().all())}
     text = {
         **_checked(metadata or {}),
         "format": _FORMAT,
@@ -105,8 +105,8 @@ def load_model(path: str | Path, activation: str | None = None) -> StoredNetwork
         network = _network(contents, phi)
     except ModelError as error:
         raise ModelError(f"{path}: {error}; correct the file") from error
-    for name, hint in (("eta", network.eta), ("Lambda", network.Lambda)):
-        if hint is not None and not bool(hint.isfinite().all()):
+    for name, hint in _hints(network).items():
+        if not bool(hint.isfinite().all()):
             raise ModelError(
                 f"{path}: {name} has a NaN or infinite entry; correct it or leave {name} out"
             )
@@ -117,6 +117,12 @@ def load_model(path: str | Path, activation: str | None = None) -> StoredNetwork
             f" have {network.digest}; use the original or write it again with save_model"
         )
     return network
+
+
+def _hints(network: StoredNetwork) -> dict[str, Tensor]:
+    """Those that it has, by name."""
+    hints = {"eta": network.eta, "Lambda": network.Lambda}
+    return {name: hint for name, hint in hints.items() if hint is not None}
 
 
 def model_metadata(path: str | Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from equicert.definiteness import deficit
 from equicert.errors import NotMonotoneError
-from equicert.operators import Operator
+from equicert.operators import Operator, in_full
 from equicert.rounding import UNIT, down, self_test, up
 
 _CUTS = (1e-12, 1e-9, 1e-6, 1e-3, 0.5)  # of m, relative to the size of I - W
@@ -66,10 +66,11 @@ def prove_monotone(
 
     Raises:
         NotMonotoneError: neither passes the test in rounded arithmetic.
+        TooLargeError: W has structure and too many states.
         RoundingError: this machine's arithmetic is not the one that the bounds assume.
     """
     self_test(str(W.device))
-    A = W.detach().to(dtype=torch.float64).dense()
+    A = in_full(W.detach().to(dtype=torch.float64), "a proof that the network is monotone")
     least = -math.inf
     ones, stored = A.new_ones(len(A)), _normalised(A, hint)
     for Lambda in (ones, stored) if m is None else (stored, ones):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from equicert import kernels
-from equicert.activations import Activation, ReLU
+from equicert.activations import Activation, activation_of
 from equicert.contraction import Contraction
 from equicert.errors import InputError
 from equicert.implicit_diff import attach, unit_rows
@@ -44,7 +44,7 @@ class ImplicitNetwork(nn.Module):
 
     Args:
         inputs, hidden, outputs: r, n, q.
-        activation: phi.
+        activation: phi, or its name.
         gamma: bound on mu(W) for the default `weight`, below 1.
         weight: the parametrisation of W; default `Contracting(hidden, gamma)`. Where it says which
             states x drives and y is read from, the rest of U and C stays 0.
@@ -70,7 +70,7 @@ class ImplicitNetwork(nn.Module):
         hidden: int,
         outputs: int,
         *,
-        activation: Activation | None = None,
+        activation: Activation | str = "relu",
         gamma: float = 0.0,
         weight: Weight | None = None,
         input_map: InputMap | None = None,
@@ -83,7 +83,7 @@ class ImplicitNetwork(nn.Module):
         super().__init__()
         if min(inputs, hidden, outputs) < 1:
             raise InputError(f"sizes must be at least 1, got {inputs}, {hidden}, {outputs}")
-        self.activation = activation or ReLU()
+        self.activation = activation_of(activation)
         self.weight = weight if weight is not None else Contracting(hidden, gamma)
         self.solver = solver or (PeacemanRachford() if self.weight.monotone else Picard())
         self.tolerance, self.max_steps = tolerance, max_steps

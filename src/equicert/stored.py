@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,14 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equicert.activations import Activation, parse_activation
+from equicert.activations import Activation, activation_of
 from equicert.arrays import exact
 from equicert.boxes import all_finite
 from equicert.contraction import Contraction, prove_contraction
 from equicert.enclosures import Enclosure
-from equicert.errors import InputError, ModelError, NotContractingError, NotMonotoneError
+from equicert.errors import (
+    InputError,
+    ModelError,
+    NotContractingError,
+    NotMonotoneError,
+    TooLargeError,
+)
 from equicert.monotonicity import Monotone, prove_monotone
-from equicert.operators import Blocks, Dense, Operator
+from equicert.operators import Dense, Operator
 from equicert.policies import failure
 from equicert.problems import (
     Drive,
@@ -62,8 +68,8 @@ class StoredNetwork:
     def __post_init__(self) -> None:
         n, r, q = self.W.shape[0], self.U.shape[1], self.C.shape[0]
         _check_shapes(self, n, q)
-        if isinstance(self.W, Blocks):
-            self.W.require_square()
+        self.W.require_square()
+        self.U.require_plain()
         if n == 0 or r == 0 or q == 0:
             raise ModelError(f"a network needs n, r, q >= 1, got n={n}, r={r}, q={q}")
         for name, tensor in self._named():
@@ -72,6 +78,12 @@ class StoredNetwork:
             if not bool(tensor.isfinite().all()):
                 index = tuple(int(i) for i in (~tensor.isfinite()).nonzero()[0])
                 raise ModelError(f"{name} has a NaN or infinite entry at {index}")
+        # Tensors of its own: what is proved of them is remembered, and others may change theirs.
+        for name in ("W", "U"):
+            object.__setattr__(self, name, getattr(self, name).detach().map(torch.clone))
+        for name in ("b", "C", "c", "eta", "Lambda"):
+            if (tensor := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tensor.detach().clone())
 
     def _named(self) -> list[tuple[str, Tensor]]:
         operators = (("W", self.W), ("U", self.U))
@@ -96,16 +108,13 @@ class StoredNetwork:
             ModelError: wrong shape or dtype, a NaN or infinite entry, an activation that no
                 theorem covers.
         """
-        phi = parse_activation(activation) if isinstance(activation, str) else activation
-        if not isinstance(phi, Activation):
-            raise ModelError(f"activation must be a name or an Activation, got {activation!r}")
         return cls(
             W if isinstance(W, Operator) else Dense(exact("W", W, 2)),
             U if isinstance(U, Operator) else Dense(exact("U", U, 2)),
             exact("b", b, 1),
             exact("C", C, 2),
             exact("c", c, 1),
-            phi,
+            activation_of(activation),
             None if eta is None else exact("eta", eta, 1),
             None if Lambda is None else exact("Lambda", Lambda, 1),
         )
@@ -155,11 +164,10 @@ class StoredNetwork:
         except NotContractingError as contracting:
             try:
                 return self.monotone
-            except NotMonotoneError as monotone:
-                detail = f", and not monotone either: mu_2(W) = {monotone.mu:.6g}"
-                raise NotContractingError(
-                    contracting.mu, contracting.row, contracting.detail + detail
-                ) from monotone
+            except (NotMonotoneError, TooLargeError) as monotone:
+                mu, row = contracting.mu, contracting.row
+                detail = f"{contracting.detail}, and not monotone either: {monotone.known}"
+                raise NotContractingError(mu, row, detail) from monotone
 
     @cached_property
     def splitting(self) -> Splitting:
@@ -205,11 +213,9 @@ class StoredNetwork:
 
     def to(self, device: torch.device | str) -> StoredNetwork:
         """The same network on another device."""
-        eta = None if self.eta is None else self.eta.to(device)
-        Lambda = None if self.Lambda is None else self.Lambda.to(device)
-        W, U = self.W.to(device), self.U.to(device)
-        b, C, c = self.b.to(device), self.C.to(device), self.c.to(device)
-        return StoredNetwork(W, U, b, C, c, self.activation, eta, Lambda)
+        parts = {name: getattr(self, name) for name in ("W", "U", "b", "C", "c", "eta", "Lambda")}
+        moved = {name: part.to(device) for name, part in parts.items() if part is not None}
+        return replace(self, **moved)
 
     def drive_bounds(
         self,
@@ -255,9 +261,8 @@ class StoredNetwork:
         return self._problem(sweep, drive, lambda: low.new_zeros(len(low), 2 * self.states))
 
     def _problem(self, sweep: Sweep, drive: Drive, u_error: Callable[[], Tensor]) -> PrimalProblem:
-        return PrimalProblem(
-            sweep, self.diagonal, drive, u_error, self.activation, self.contraction
-        )
+        own, phi = self.diagonal, self.activation
+        return PrimalProblem(sweep, own, drive, u_error, phi, self.contraction)
 
     def _input_error(self, x: Tensor) -> Tensor:  # (batch, n)
         return drive_error(self.U, x.abs(), self.b)

@@ -36,7 +36,7 @@ from equicert.bounds.state_box import prove_state_box
 from equicert.boxes import Box
 from equicert.contraction import prove_rows
 from equicert.errors import NotContractingError
-from equicert.operators import Dense
+from equicert.operators import Dense, in_full
 from equicert.problems import Drive, PrimalProblem, Sweep
 from equicert.queries import StateBox
 from equicert.solvers import Anderson, solve
@@ -91,9 +91,11 @@ def sign_split_problem(
 
     Raises:
         NotContractingError: `lambda_pf(|W|) < 1` is not proved.
+        TooLargeError: W has structure and too many states.
     """
     own = network.diagonal.clamp(min=0)
-    rest = network.W.dense() - torch.diag(own)  # exact: W_ii - W_ii, or W_ij - 0
+    W = in_full(network.W, "the sign-split iteration")
+    rest = W - torch.diag(own)  # exact: W_ii - W_ii, or W_ij - 0
     contraction = prove_rows(Dense(rest), own, network.contraction.eta)
     sweep = Sweep(Dense(rest), Dense(rest.abs()))
     drive = Drive(0.5 * (low + high), 0.5 * (high - low))

@@ -33,6 +33,7 @@ from equicert.errors import (
     NotConvergedError,
     NotMonotoneError,
     RowSumError,
+    TooLargeError,
 )
 from equicert.evaluation import Evaluation, evaluate_lines
 from equicert.experiments.progress import Progress
@@ -143,9 +144,9 @@ def why_not(method: Method, network: StoredNetwork, samples: Samples, eps: float
     except NotContractingError as error:
         return f"not proved contracting: mu(W) = {error.mu:.6g} at the best eta found"
     except NotMonotoneError as error:
-        return f"not proved monotone: mu_2(W) = {error.mu:.6g} at the best Lambda known"
-    except RowSumError as error:
-        return f"needs ||W||_inf < 1, which is {error.norm:.6g}"
+        return f"not proved monotone: {error.known} at the best Lambda known"
+    except (RowSumError, TooLargeError) as error:
+        return error.known
     except NotConvergedError:
         return "no Lipschitz bound passed its rounded test: mu(W) is too close to 1 for float64"
     if answer.state.reason == (ILL_POSED,):
@@ -270,7 +271,7 @@ def _proofs(network: StoredNetwork) -> tuple[bool, bool]:
     contracting = monotone = False
     with suppress(NotContractingError):
         contracting = bool(network.contraction.mu < 1)
-    with suppress(NotMonotoneError):
+    with suppress(NotMonotoneError, TooLargeError):
         monotone = bool(network.monotone.m > 0)
     return contracting, monotone
 

@@ -9,6 +9,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from equicert.errors import ModelError
+
 
 class Block(NamedTuple):
     """A block and where its first entry lies."""
@@ -112,6 +114,20 @@ class Operator(ABC):
     @abstractmethod
     def diagonal(self) -> Tensor:  # (n,)
         """The diagonal (square operators)."""
+
+    def require_square(self) -> None:
+        """Raise ModelError unless it can be W, or stand on the diagonal of W."""
+        n, m = self.shape
+        if n != m:
+            raise ModelError(f"W, or a block on its diagonal, is square; this one is {n}x{m}")
+
+    def require_plain(self) -> None:
+        """Raise ModelError unless it can be U, or stand off that diagonal."""
+        if any(name.endswith(".diagonal") for name in self.tensors()):
+            raise ModelError(
+                "a diagonal of its own has W only, or a block on the diagonal of W; got"
+                f" {self.structure!r} elsewhere"
+            )
 
     @abstractmethod
     def tensors(self) -> Mapping[str, Tensor]:

@@ -143,9 +143,11 @@ class Blocks(Operator):
         return False
 
     def require_square(self) -> None:
-        """Raise ModelError unless it can be W: square, each block on the diagonal or off it."""
         for block in self.blocks:
-            self._on_diagonal(block)
+            if self._on_diagonal(block):
+                block.A.require_square()
+            else:
+                block.A.require_plain()
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]

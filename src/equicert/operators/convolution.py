@@ -200,10 +200,17 @@ class Convolution(Operator):
     def _square(self) -> bool:
         return self.geometry.stride == 1 and self.output == self.geometry.image
 
+    def require_square(self) -> None:
+        if not self._square:
+            raise ModelError(
+                "W, or a block on its diagonal, maps images to images of the same shape with stride"
+                f" 1; this one maps {tuple(self.geometry.image)} to {tuple(self.output)} with"
+                f" stride {self.geometry.stride}"
+            )
+
     def _at_own(self) -> Tensor:  # (out, channels, kh, kw) bool
         """Which entries of the kernel an output reads its own input by."""
-        if not self._square:
-            raise ModelError(f"this is the diagonal of a square operator, not of {self.structure}")
+        self.require_square()
         at = torch.zeros_like(self.kernel, dtype=torch.bool)
         top, left = self.geometry.margins.top, self.geometry.margins.left
         at[:, :, top, left] = torch.eye(len(at), dtype=torch.bool, device=at.device)
@@ -237,7 +244,8 @@ class Transposed(Operator):
     @property
     def terms(self) -> int:
         out, _, kh, kw = self.of.kernel.shape
-        return out * kh * kw + (self.of.own is not None)
+        times = self.of.geometry.returns(self.of.output)
+        return out * kh * kw * times + (self.of.own is not None)
 
     def apply(
         self,

@@ -9,8 +9,22 @@ from typing import final
 import torch
 from torch import Tensor
 
+from equicert.errors import TooLargeError
 from equicert.norms import metzler_majorant
 from equicert.operators.base import Operator
+
+_MOST = 4096  # states of a W with structure that is factorised in full, in a few minutes
+
+
+def in_full(W: Operator, what: str) -> Tensor:  # (n, n)
+    """The matrix of a square operator, for methods that factorise it.
+
+    Raises:
+        TooLargeError: that would take hours, where W has structure; `what` says whose need it is.
+    """
+    if W.shape[0] > _MOST and not isinstance(W, Dense):
+        raise TooLargeError(what, W.shape[0], _MOST)
+    return W.dense()
 
 
 @final

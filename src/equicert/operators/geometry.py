@@ -5,6 +5,7 @@ Images are flattened channel by channel, row by row: entry `(c * height + y) * w
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -19,6 +20,7 @@ _SPELLING = re.compile(
     r" (\d{1,9}) (\d{1,9}) (\d{1,9}) (\d{1,9})"
 )
 _LARGEST = 2**22  # numbers of an image within its margins; the checker takes no more
+_LARGEST_KERNEL = 2**28  # a gigabyte in float32
 
 
 class Image(NamedTuple):
@@ -113,12 +115,18 @@ class Geometry:
         """The shape of the output.
 
         Raises:
-            ModelError: the kernel has other channels than the image, or does not fit.
+            ModelError: the kernel has other channels than the image, does not fit, or is absurdly
+                large.
         """
         if len(kernel) != 4 or kernel[1] != self.image.channels or min(kernel) < 1:
             raise ModelError(
                 f"a kernel over an image of {self.image.channels} channels has the shape (out,"
                 f" {self.image.channels}, height, width), none of them 0; got {tuple(kernel)}"
+            )
+        if math.prod(kernel) > _LARGEST_KERNEL:
+            raise ModelError(
+                f"a kernel of the shape {tuple(kernel)} has more than {_LARGEST_KERNEL} entries:"
+                " take fewer channels"
             )
         top, bottom, left, right = self.margins
         _, height, width = self.image
@@ -141,6 +149,16 @@ class Geometry:
                 f" {width} with its margins {tuple(self.margins)}; widen those"
             )
         return Image(kernel[0], rows, columns)
+
+    def returns(self, output: Image) -> int:
+        """How often at most one tap reads one pixel: more than once only around a torus."""
+        if not self.circular:
+            return 1
+        times = 1
+        for steps, length in zip(output[1:], self.image[1:], strict=True):
+            period = length // math.gcd(self.stride, length)  # of the places that a tap stands at
+            times *= -(-steps // period)
+        return times
 
     @property
     def symmetric(self) -> tuple[int, int] | None:

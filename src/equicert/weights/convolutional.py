@@ -55,10 +55,10 @@ class Convolutional(Weight):
         margins = Margins.same(kernel_size, kernel_size)
         self.geometry = Geometry(image, margins, circular=circular)
         shape = (image.channels, image.channels, kernel_size, kernel_size)
+        self.geometry.output(shape)  # refuses what does not fit before there is any
         width = scale / (image.channels * kernel_size**2)
         self.T = nn.Parameter((2 * torch.rand(shape) - 1) * width)
         self.log_eta = nn.Parameter(torch.zeros(image.channels))
-        Convolution(self.T.detach(), self.geometry)  # refuses shapes that do not fit
 
     @property
     def states(self) -> int:

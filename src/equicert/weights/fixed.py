@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
+import torch
 from torch import Tensor
 
 from equicert.contraction import Contraction
@@ -31,7 +32,7 @@ class Fixed(Given):
         Lambda: Tensor | None = None,  # (n,)
     ) -> None:
         super().__init__(eta, Lambda)
-        self._form = W.detach()
+        self._form = W.detach().map(torch.clone)  # it may be loaded over
         for name, tensor in self._form.tensors().items():
             self.register_buffer(_buffer(name), tensor)
 
