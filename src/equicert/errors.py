@@ -53,8 +53,8 @@ class TooLargeError(EquicertError):
     def __init__(self, what: str, states: int, most: int) -> None:
         self.known = f"it has {states} states, more than the {most} that are factorised"
         super().__init__(
-            f"{what} would factorise W as a full matrix of {states} x {states}, hours for more than"
-            f" {most} states: interval, lipschitz, dual and complete bounds need no such matrix"
+            f"{what} would factorise W as a full matrix of {states} x {states}, not done for"
+            f" more than {most} states; interval, lipschitz, dual and complete bounds need none"
         )
 
 

@@ -210,9 +210,9 @@ class ImplicitNetwork(nn.Module):
         at = self.materialise()
         double = torch.float64
         return StoredNetwork(
-            at.W.detach().to("cpu", double).map(torch.clone),
-            at.U.detach().to("cpu", double).map(torch.clone),
-            *(p.detach().to("cpu", double).clone() for p in (self.b, self.C, self.c)),
+            at.W.detach().to("cpu", double),
+            at.U.detach().to("cpu", double),
+            *(p.detach().to("cpu", double) for p in (self.b, self.C, self.c)),
             activation=self.activation,
             eta=at.proof.eta.to("cpu") if isinstance(at.proof, Contraction) else None,
             Lambda=at.proof.Lambda.to("cpu") if isinstance(at.proof, Monotone) else None,

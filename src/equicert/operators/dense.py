@@ -20,7 +20,8 @@ def in_full(W: Operator, what: str) -> Tensor:  # (n, n)
     """The matrix of a square operator, for methods that factorise it.
 
     Raises:
-        TooLargeError: that would take hours, where W has structure; `what` says whose need it is.
+        TooLargeError: W has structure and so many states that it would take hours; `what` says
+            whose need it is.
     """
     if W.shape[0] > _MOST and not isinstance(W, Dense):
         raise TooLargeError(what, W.shape[0], _MOST)
