@@ -110,16 +110,19 @@ def test_a_spoilt_programme_proves_nothing_false(
     monkeypatch: pytest.MonkeyPatch, status: int, size: float
 ) -> None:
     rng = np.random.default_rng(1)
+    calls = 0
 
-    def spoilt(cost: np.ndarray, *, A_eq: np.ndarray, **_: Any) -> Any:
-        marginals = rng.normal(size=len(A_eq)) * size
+    def spoilt(cost: np.ndarray, *, A_ub: np.ndarray, **_: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        dual = types.SimpleNamespace(marginals=rng.normal(size=len(A_ub)) * size)
         x = rng.normal(size=len(cost)) * size
-        dual = types.SimpleNamespace(marginals=marginals)
-        return types.SimpleNamespace(status=status, x=x, fun=size, eqlin=dual)
+        return types.SimpleNamespace(status=status, x=x, fun=size, ineqlin=dual)
 
     monkeypatch.setattr(leaf, "linprog", spoilt)
     for question in QUESTIONS[1::2]:
-        check(question, False, 0.1)
+        check(question, False, 20.0)  # which ends by itself
+    assert calls
 
 
 def lies(after: int) -> Callable[..., bool]:
