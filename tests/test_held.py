@@ -55,8 +55,8 @@ def tensors(network: StoredNetwork) -> list[Tensor]:
 def test_what_it_is_made_of_may_change() -> None:
     """As the weights of a module in float64 do, of which `.double()` is no copy."""
     parts = [drawn(1, 1, 3, 3), drawn(1, 1, 3, 3, seed=2, scale=1.0)]
-    b, C, c, eta = torch.ones(4).double(), drawn(2, 4, seed=3), torch.zeros(2).double(), None
-    eta = torch.ones(4).double()
+    b, eta = torch.ones(4).double(), torch.ones(4).double()
+    C, c = drawn(2, 4, seed=3), torch.zeros(2).double()
     W, U = (Convolution(kernel, IMAGE) for kernel in parts)
     network = StoredNetwork(W, U, b, C, c, Tanh(), eta)
     box = Box.around(torch.zeros(1, 4), 0.1)

@@ -158,8 +158,8 @@ class _Assembly:
 
 
 def _double(A: Operator) -> Operator:
-    """A copy in float64 on the CPU."""
-    return A.detach().to("cpu", torch.float64).map(torch.clone)
+    """In float64 on the CPU."""
+    return A.detach().to("cpu", torch.float64)
 
 
 def _in_float32(network: StoredNetwork) -> StoredNetwork:
@@ -180,7 +180,7 @@ def _exact(values: Tensor | None) -> Tensor | None:
 
 
 def _some(values: Tensor) -> Tensor:
-    return values.detach().to("cpu", torch.float64).clone()
+    return values.detach().to("cpu", torch.float64)
 
 
 def _require_rows(made: _Assembly, entry: Entry, inputs: int) -> None:
