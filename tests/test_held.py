@@ -10,13 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from command import run
 from equicert.activations import Tanh
-from equicert.bounds import Interval, SignSplit
+from equicert.bounds import Interval
 from equicert.boxes import Box
 from equicert.certification import certify
-from equicert.errors import ModelError, NotContractingError, TooLargeError
-from equicert.inspection import inspect_network
+from equicert.errors import ModelError
 from equicert.layered import LayeredNetwork
 from equicert.models import load_model, save_model
 from equicert.network import ImplicitNetwork
@@ -27,7 +25,6 @@ from equicert.operators import (
     Image,
     Margins,
     Operator,
-    dense,
     stacked,
 )
 from equicert.stored import StoredNetwork
@@ -148,38 +145,6 @@ def test_hints_that_are_not_finite_are_not_written(bad: float, tmp_path: Path) -
     again = load_model(tmp_path / "m.safetensors")
     assert again.eta is None
     assert again.digest == network.digest
-
-
-def test_what_is_too_large_to_factorise_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Where W has structure; it is what it is where it is stored as a matrix."""
-    network = held(Convolution(drawn(1, 1, 3, 3), IMAGE), Dense(drawn(4, 2)))
-    matrix = dataclasses.replace(network, W=Dense(network.W.dense()))
-    box = Box.around(torch.zeros(1, 2), 0.1)
-    monkeypatch.setattr(dense, "_MOST", 3)
-    fresh = dataclasses.replace(network)  # which remembers nothing
-    for ask in (
-        inspect_network,
-        lambda network: network.monotone,
-        lambda network: SignSplit().state_box(network, box),
-    ):
-        with pytest.raises(TooLargeError, match=r"matrix of 4 x 4.* more than 3 states"):
-            ask(fresh)
-        ask(matrix)
-    assert Interval().state_box(fresh, box).proved.tolist() == [True]
-    loose = dataclasses.replace(network, W=Convolution(drawn(1, 1, 3, 3, scale=9.0), IMAGE))
-    with pytest.raises(
-        NotContractingError, match="not monotone either: it has 4 states, more than"
-    ):
-        _ = loose.well_posed
-    save_model(tmp_path / "m.safetensors", network)
-    x, y = np.zeros((3, 2)), np.zeros(3, dtype=np.int64)
-    np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    model, data = str(tmp_path / "m.safetensors"), ["--data", str(tmp_path / "data.npz")]
-    assert run("inspect", model) == 1
-    assert run("compare", model, *data, "--eps", "0.1") == 0
-    assert "it has 4 states, more than the 3 that are" in " ".join(capsys.readouterr().out.split())
 
 
 def test_activations_have_names() -> None:

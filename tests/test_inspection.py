@@ -69,6 +69,7 @@ def test_conditions_are_the_quantities_they_name(seed: int, gamma: float) -> Non
     assert np.isclose(mu_2, np.linalg.eigvalsh((W + W.T) / 2).max())
     assert np.isclose(radius, np.abs(np.linalg.eigvals(np.abs(W))).max(), rtol=1e-5)
     assert np.isclose(rows, np.abs(W).sum(1).max())
+    assert found.abscissa is not None
     assert found.abscissa <= mu + 1e-9 < 1
     assert np.isclose(mu, found.abscissa, atol=1e-5)
     assert found.conditions[0].verdict == "holds"

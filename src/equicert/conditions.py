@@ -20,7 +20,8 @@ The numbers have an order, by which what is proved of one may decide another:
 
     ||W||_inf >= lambda_pf(|W|) >= inf_eta mu_{inf,[eta]^-1}(W) >= inf_Lambda (...) <= mu_2(W).
 
-The third step is derived here, see `proposed_weights`.
+The third step is derived here, see `proposed_weights`. Of a W with structure and too many states to
+factorise, witnesses come from iterations by products, and what those do not show is undecided.
 """
 
 from __future__ import annotations
@@ -30,16 +31,19 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor
 
 from equicert.contraction import prove_contraction, prove_rows
 from equicert.enclosures import Enclosure
-from equicert.errors import NotContractingError, NotMonotoneError
-from equicert.norms import best_eta, majorant_abscissa, matrix_measure, optimal_eta
-from equicert.operators import Dense
+from equicert.errors import NotContractingError, NotMonotoneError, TooLargeError
+from equicert.norms import best_eta, majorant_abscissa, optimal_eta
+from equicert.operators import Operator, fits_in_full
 from equicert.rounding import down, up
 from equicert.stored import StoredNetwork
 
@@ -48,6 +52,7 @@ Verdict: TypeAlias = Literal["holds", "fails", "undecided"]
 _MU, _ROWS, _RADIUS, _MU_2, _LBEN = range(5)
 # (larger number, smaller number), in the order in which an upper bound is handed down.
 _ORDER = ((_ROWS, _RADIUS), (_RADIUS, _MU), (_MU, _LBEN), (_MU_2, _LBEN))
+_POWERS = 300  # steps of a power iteration
 _NOISE = 1e-4  # entries of a witness that are smaller, relatively, may be better left out
 
 
@@ -59,7 +64,7 @@ class Condition:
         name: of the number.
         source: whose condition it is.
         value: a proved upper bound on the number where the condition holds, a proved lower bound
-            where it fails, floating point where it is undecided.
+            where it fails, floating point where it is undecided; NaN where it was not computed.
         verdict: a theorem about the stored weights, unless it is "undecided".
     """
 
@@ -74,12 +79,12 @@ def five_conditions(
     network: StoredNetwork,  # its hint Lambda is tried for the last one
 ) -> tuple[Condition, ...]:
     """Those of [J22], [EG21] (two), [WK20] and [R20], in this order; never raises."""
-    W = network.W.dense()
-    own, zero = W.diagonal(), torch.zeros_like(W[0])
+    W, own = network.W, network.diagonal
+    name = "mu_{inf,[eta]^-1}(W) at the best eta"
     found = [
-        _perron("mu_{inf,[eta]^-1}(W) at the best eta", "[J22], Thm 5.1", W, own),
-        _row_sums(W),
-        _perron("lambda_pf(|W|)", "[EG21]", W, zero),
+        _perron(name, "[J22], Thm 5.1", W.off_diagonal(), own, network.eta),
+        _row_sums(W) if fits_in_full(W) else _row_sums_within(W),
+        _perron("lambda_pf(|W|)", "[EG21]", W, torch.zeros_like(own), network.eta),
         _spectral(network),
         _weighted(network),
     ]
@@ -108,11 +113,11 @@ def stored_condition(network: StoredNetwork) -> Condition | None:
         found = prove_contraction(network.W, eta)
         if torch.equal(found.eta, eta):  # and not another one that served instead
             return Condition(name, source, found.mu, "holds")
-    rest = network.W.off_diagonal().dense()
-    least = float(_quotients(rest, network.diagonal, eta).amax())
+    rest, own = network.W.off_diagonal(), network.diagonal
+    least = float(_quotients(rest, own, eta).amax())
     if least >= 1:
         return Condition(name, source, least, "fails")
-    value = float(matrix_measure(network.W.dense(), eta))
+    value = float((own + rest.absolute().apply(eta[None])[0] / eta).amax())
     return Condition(name, source, value, "undecided")
 
 
@@ -121,6 +126,8 @@ def with_weights(network: StoredNetwork) -> StoredNetwork:
 
     The hint is no part of what is certified: every bound on the one holds of the other.
     """
+    if not fits_in_full(network.W):
+        return network
     with suppress(NotMonotoneError):
         _ = network.monotone
         return network
@@ -150,40 +157,63 @@ def proposed_weights(
 def _perron(
     name: str,
     source: str,
-    W: Tensor,  # (n, n)
-    own: Tensor,  # (n,) its diagonal, or zeros where that counts by its absolute value, too
+    rest: Operator,  # (n, n) W_off, or W where its diagonal counts by its absolute value, too
+    own: Tensor,  # (n,) the diagonal of W, or zeros
+    hint: Tensor | None,  # (n,) tried where W is too large to factorise
 ) -> Condition:
-    """`inf_eta max_i (own_i + (|W - diag own| eta)_i / eta_i)`."""
-    rest = W - torch.diag(own)  # exact
-    A, eta = rest.abs() + torch.diag(own), None
+    """`inf_eta max_i (own_i + (|rest| eta)_i / eta_i)`."""
+    large = not fits_in_full(rest)
+    eta, value = _iterated(rest, own) if large else _solved(rest, own)
     with suppress(NotContractingError):
-        eta = optimal_eta(A)
-    with suppress(NotContractingError):
-        return Condition(name, source, prove_rows(Dense(rest), own, eta).mu, "holds")
-    least = float(A.diagonal().amax())
+        proofs = [prove_rows(rest, own, v) for v in ((None, hint) if large else (eta,))]
+        return Condition(name, source, min(proof.mu for proof in proofs), "holds")
+    least = float((rest.diagonal().abs() + own).amax())
     for v in [] if eta is None else [eta, torch.where(eta < _NOISE * eta.amax(), 0.0, eta)]:
         least = max(least, float(_quotients(rest, own, v)[v > 0].amin()))
     if least >= 1:
         return Condition(name, source, least, "fails")
-    return Condition(name, source, majorant_abscissa(A), "undecided")
+    return Condition(name, source, value, "undecided")
+
+
+def _solved(rest: Operator, own: Tensor) -> tuple[Tensor | None, float]:  # (n,) or None
+    """An eta at which that number is nearly the infimum, and this, floating point."""
+    A = rest.absolute().dense() + torch.diag(own)
+    with suppress(NotContractingError):
+        return optimal_eta(A), majorant_abscissa(A)
+    return None, majorant_abscissa(A)
+
+
+def _iterated(rest: Operator, own: Tensor) -> tuple[Tensor, float]:  # (n,)
+    """The power iteration of `|rest| + diag(own)`, shifted so that no entry is negative.
+
+    Where W is block-triangular, states that nothing drives any more fall to 0 and drop out.
+    """
+    A, shift = rest.absolute(), max(0.0, -float(own.amin()))
+    v = torch.ones_like(own)
+    for _ in range(_POWERS):
+        image = A.apply(v[None])[0] + (own + shift) * v
+        size = float(image.amax())
+        if not 0 < size < math.inf:
+            break
+        v = image / size
+    image = A.apply(v[None])[0] + own * v
+    return v, float((image / v)[v > _NOISE].amax())
 
 
 def _quotients(
-    rest: Tensor,  # (n, n)
+    rest: Operator,  # (n, n)
     own: Tensor,  # (n,)
     v: Tensor,  # (n,) >= 0
 ) -> Tensor:  # (n,)
     """`own_i + (|rest| v)_i / v_i`, rounded down; of no use where v_i = 0."""
     x = v[None]
-    low, _ = Enclosure.of(Dense(rest.abs())).image(x, x)
+    low, _ = Enclosure.of(rest.absolute()).image(x, x)
     return down(own + down(low[0] / v))
 
 
-def _row_sums(
-    W: Tensor,  # (n, n)
-) -> Condition:
+def _row_sums(W: Operator) -> Condition:
     """`||W||_inf`, decided exactly: `fsum` rounds the exact sum once, which keeps its sign."""
-    sizes, name = W.abs(), "||W||_inf"
+    sizes, name = W.dense().abs(), "||W||_inf"
     largest, rows = float(sizes.amax()), sizes.tolist()
     if largest >= 1:  # what is finite may overflow in a sum
         return Condition(name, "[EG21]", max(largest, float(down(sizes.sum(1)).amax())), "fails")
@@ -194,32 +224,63 @@ def _row_sums(
     return Condition(name, "[EG21]", value if over >= 0 else math.nextafter(value, 0), "fails")
 
 
+def _row_sums_within(W: Operator) -> Condition:
+    """`||W||_inf` by bounds on the sums, which take no matrix."""
+    ones = torch.ones(1, W.shape[1], dtype=torch.float64, device=W.device)
+    low, high = (float(end.amax()) for end in Enclosure.of(W.absolute()).image(ones, ones))
+    verdict = "holds" if high < 1 else "fails" if low >= 1 else "undecided"
+    return Condition("||W||_inf", "[EG21]", high if high < 1 else low, verdict)
+
+
 def _spectral(network: StoredNetwork) -> Condition:
     """`mu_2(W)`: by the proof, where that is one with Lambda = 1, which is always tried."""
-    name, source, W = "mu_2(W)", "[WK20]", network.W.dense()
-    with suppress(NotMonotoneError):
+    name, source, W = "mu_2(W)", "[WK20]", network.W
+    with suppress(NotMonotoneError, TooLargeError):
         if network.monotone.plain:
             return Condition(name, source, _below_one(network), "holds")
-    values, vectors = torch.linalg.eigh((W + W.mT) / 2)
-    v = vectors[:, -1]
+    if fits_in_full(W):
+        values, vectors = torch.linalg.eigh((W.dense() + W.dense().mT) / 2)
+        largest, v = float(values[-1]), vectors[:, -1]
+    else:
+        largest, v = _rightmost(W)
     image = _products(W, v)
-    least = float(W.diagonal().amax())
+    least = float(network.diagonal.amax())
     with suppress(ValueError, OverflowError):  # what is infinite or not a number
         size = math.fsum(up(v * v).tolist())
         least = max(least, math.fsum(image.tolist()) / size * (1 - 1e-15))
     if least >= 1:
         return Condition(name, source, least, "fails")
-    return Condition(name, source, float(values[-1]), "undecided")
+    return Condition(name, source, largest, "undecided")
+
+
+def _rightmost(W: Operator) -> tuple[float, Tensor]:  # (n,)
+    """The largest eigenvalue of `(W + W^T) / 2`, and its eigenvector, by Lanczos' method."""
+    back = W.transpose()
+
+    def product(v: NDArray[np.float64]) -> NDArray[np.float64]:
+        x = torch.from_numpy(v.reshape(1, -1)).to(W.device)
+        return ((W.apply(x) + back.apply(x)) / 2)[0].cpu().numpy()
+
+    start = np.ones(W.shape[0])  # without one it draws
+    symmetric: Any = LinearOperator(W.shape, product, dtype=start.dtype)  # pyright: ignore[reportCallIssue] - untyped
+    try:
+        values, vectors = eigsh(symmetric, k=1, which="LA", v0=start)
+    except ArpackError:  # no convergence, or W 1 = 0
+        return math.nan, torch.from_numpy(start).to(W.device)
+    return float(values[0]), torch.from_numpy(vectors[:, 0].copy()).to(W.device)
 
 
 def _weighted(network: StoredNetwork) -> Condition:
     """`inf_Lambda mu_2(Lambda^(1/2) W Lambda^(-1/2))`, the infimum over those that are tried."""
     name = "mu_2(Lambda^(1/2) W Lambda^(-1/2)) at the best Lambda"
-    W = network.W.dense()
     try:
         _ = network.monotone
+    except TooLargeError:
+        least = float(network.diagonal.amax())
+        verdict = "fails" if least >= 1 else "undecided"
+        return Condition(name, "[R20]", least if least >= 1 else math.nan, verdict)
     except NotMonotoneError as error:
-        least = _diagonal_witness(W)
+        least = _diagonal_witness(network.W)
         verdict = "fails" if least >= 1 else "undecided"
         return Condition(name, "[R20]", least if least >= 1 else error.mu, verdict)
     return Condition(name, "[R20]", _below_one(network), "holds")
@@ -230,13 +291,11 @@ def _below_one(network: StoredNetwork) -> float:
     return float(up(1 - network.b.new_tensor(network.monotone.m)))
 
 
-def _diagonal_witness(
-    W: Tensor,  # (n, n)
-) -> float:
+def _diagonal_witness(W: Operator) -> float:
     """The last lower bound of the module at the eigenvector whose eigenvalue is furthest right."""
     least = float(W.diagonal().amax())
     try:
-        values, vectors = torch.linalg.eig(W)
+        values, vectors = torch.linalg.eig(W.dense())
     except RuntimeError:  # LinAlgError: no convergence on some badly scaled matrices
         return least
     v = vectors[:, int(values.real.argmax())]
@@ -251,10 +310,10 @@ def _diagonal_witness(
 
 
 def _products(
-    W: Tensor,  # (n, n)
+    W: Operator,  # (n, n)
     v: Tensor,  # (n,)
 ) -> Tensor:  # (n,)
     """`v_i (W v)_i`, rounded down."""
     x = v[None]
-    low, high = Enclosure.of(Dense(W)).image(x, x)
+    low, high = Enclosure.of(W).image(x, x)
     return down(torch.minimum(v * low[0], v * high[0]))

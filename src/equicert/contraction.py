@@ -15,10 +15,13 @@ from torch import Tensor
 from equicert.enclosures import Enclosure
 from equicert.errors import NotContractingError
 from equicert.norms import best_eta
-from equicert.operators import Operator
+from equicert.operators import Operator, fits_in_full
 from equicert.rounding import down_array, self_test, up_array
 
 _SHIFTS = (0.5, 0.1, 1e-2, 1e-4, 1e-8)
+_STEPS = 1000  # towards each candidate of a W that is too large to factorise
+_STILL = 1e-12  # growth of an entry, relative
+_MOST_ETA = 2.0**500  # of such a candidate: it grows without end
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def prove_contraction(
 
     The hint is tried first. Then `((1 - t) I - M)^-1 1`, with mu < 1 - t, for the largest t that
     serves; t = 0 serves whenever any eta does, but its `1 - mu = 1/eta_max` may be below what
-    float64 resolves (deep feed-forward networks).
+    float64 resolves (deep feed-forward networks). Where W is too large to factorise, that is
+    iterated for, and may not be reached.
 
     Raises:
         NotContractingError: no candidate passes the test in rounded arithmetic.
@@ -96,26 +100,62 @@ def prove_rows(
         proved = _test(magnitude, own, hint.detach().to(own))
         if proved is not None:
             return proved
-    eta = own
-    for eta in _candidates(magnitude.magnitude.dense() + torch.diag(own)):
+    eta, detail = own, " (1 - mu is below what float64 resolves)"
+    if not fits_in_full(rest):
+        detail = f" by products, {_STEPS} for each"
+    for eta in _candidates(magnitude.magnitude, own):
         proved = _test(magnitude, own, eta / eta.min())
         if proved is not None:
             return proved
     measures = own + magnitude.magnitude.apply(eta[None])[0] / eta
     row = int(measures.argmax())
-    raise NotContractingError(float(measures[row]), row, " (1 - mu is below what float64 resolves)")
+    raise NotContractingError(float(measures[row]), row, detail)
 
 
 def _candidates(
-    A: Tensor,  # (n, n)
+    rest: Operator,  # (n, n), no entry of it negative
+    own: Tensor,  # (n,)
 ) -> Iterator[Tensor]:  # (n,) each
     """`((1 - t) I - M)^-1 1` for falling t, where that is positive, and for t = 0."""
+    if not fits_in_full(rest):
+        yield from _iterated(rest, own)
+        return
+    A = rest.dense() + torch.diag(own)
     last_resort = best_eta(A)
     identity = torch.eye(len(A), dtype=A.dtype, device=A.device)
     for shift in _SHIFTS:
         with suppress(NotContractingError):
             yield best_eta(A + shift * identity)
     yield last_resort
+
+
+def _iterated(
+    rest: Operator,  # (n, n), no entry of it negative
+    own: Tensor,  # (n,)
+) -> Iterator[Tensor]:  # (n,) each
+    """The same by products: `(1 - t - own_i) eta_i = 1 + (rest eta)_i`, iterated from below.
+
+    What it grows by is what is missing from the inequality that eta has to meet, so that it is met,
+    by half of the 1, before eta stands still, or as far as float64 tells. The last one is what it
+    came to.
+    """
+    eta = torch.ones_like(own)
+    for shift in (*_SHIFTS, 0.0):
+        slack = 1 - shift - own
+        if not bool((slack > 0).all()):
+            continue
+        eta = 1 / slack
+        for _ in range(_STEPS):
+            product = rest.apply(eta[None])[0]
+            following = (1 + product) / slack
+            met = (product + 0.5 < slack * eta) | (following <= eta * (1 + _STILL))
+            if bool(met.all()):
+                yield eta
+                break
+            if not float(following.amax()) < _MOST_ETA:
+                break
+            eta = following
+    yield eta
 
 
 def _test(magnitude: Enclosure, diagonal: Tensor, hint: Tensor) -> Contraction | None:

@@ -19,11 +19,12 @@ from equicert.errors import (
     NotConvergedError,
     NotMonotoneError,
     RowSumError,
+    TooLargeError,
 )
 from equicert.lipschitz import Derived, RowSum, Weighted
 from equicert.lipschitz_below import Sampled, sample_lipschitz
 from equicert.norms import majorant_abscissa
-from equicert.operators import in_full
+from equicert.operators import fits_in_full
 from equicert.stored import StoredNetwork
 
 _SUP = {
@@ -35,6 +36,8 @@ _L2 = {
     "linear matrix inequality ([R20])": lmi_bound,
     "||C Lambda^(-1/2)||_2 ||Lambda^(1/2) U||_2 / m ([P21])": spectral_bound,
 }
+# Why there is no bound.
+_WITHOUT = (NotContractingError, NotConvergedError, NotMonotoneError, RowSumError, TooLargeError)
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Inspection:
         conditions: of [J22], [EG21] (two), [WK20] and [R20], in this order.
         stored_eta: that of [J22] at the stored eta, None where none is stored.
         abscissa: of the Metzler majorant, what the first condition's number is in exact arithmetic
-            (floating point).
+            (floating point); None where W is too large to factorise.
         eta_ratio: eta_max / eta_min of the eta that the proof uses, None without a proof.
         modulus: m of the proof that the network is monotone, None without one.
         Lambda_ratio: Lambda_max / Lambda_min of that proof; 1 is [WK20]'s condition.
@@ -61,7 +64,7 @@ class Inspection:
     digest: str
     conditions: tuple[Condition, ...]
     stored_eta: Condition | None
-    abscissa: float
+    abscissa: float | None
     eta_ratio: float | None
     modulus: float | None
     Lambda_ratio: float | None
@@ -78,15 +81,13 @@ class Inspection:
 def inspect_network(network: StoredNetwork) -> Inspection:
     """Compute every condition and every bound that applies; never raises on a bad network.
 
-    Raises:
-        TooLargeError: W has structure and too many states.
+    Of a W with structure and more states than are factorised, what takes no matrix.
     """
-    W = in_full(network.W, "inspecting it")
     network = with_weights(network)
     eta_ratio = modulus = Lambda_ratio = None
     with suppress(NotContractingError):
         eta_ratio = _spread(network.contraction.eta)
-    with suppress(NotMonotoneError):
+    with suppress(NotMonotoneError, TooLargeError):
         modulus, Lambda_ratio = network.monotone.m, _spread(network.monotone.Lambda)
     return Inspection(
         (network.states, network.inputs, network.outputs),
@@ -94,7 +95,7 @@ def inspect_network(network: StoredNetwork) -> Inspection:
         network.digest,
         five_conditions(network),
         stored_condition(network),
-        majorant_abscissa(W),
+        majorant_abscissa(network.W.dense()) if fits_in_full(network.W) else None,
         eta_ratio,
         modulus,
         Lambda_ratio,
@@ -114,7 +115,7 @@ def _defined(
     """The bounds whose conditions are proved."""
     found = {}
     for name, bound in bounds.items():
-        with suppress(NotContractingError, NotConvergedError, NotMonotoneError, RowSumError):
+        with suppress(*_WITHOUT):
             found[name] = bound(network)
     return found
 

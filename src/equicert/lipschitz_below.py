@@ -6,7 +6,8 @@ At a fixed point where phi is differentiable
 
 and the Lipschitz constant over R^r is at least the induced norm of any J(x): the largest absolute
 row sum for the sup-norm, the largest singular value for l2. These are floating-point values at
-points solved to a tolerance, no proofs; they show how far the proved upper bounds may be off.
+points solved to a tolerance, no proofs; they show how far the proved upper bounds may be off. Where
+W is too large to factorise, each row of J is an adjoint solve, as in training.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ import torch
 from torch import Tensor
 
 from equicert.errors import NotContractingError
+from equicert.implicit_diff import unit_rows
+from equicert.operators import fits_in_full
+from equicert.problems import AdjointProblem
+from equicert.solvers import Anderson, solve
 from equicert.stored import StoredNetwork
 
 _ROUNDS: Final = 8
@@ -27,7 +32,9 @@ _POINTS: Final = (4, 64)  # a round, at least and at most
 _WORK: Final = 6e8  # products in the Jacobians of a round, as far as the least number allows
 _PARENTS: Final = 8
 _TOLERANCE: Final = 1e-9  # of the state
-_LOOSE: Final = 1e-6  # what is good enough, relative to the state where that is above 1
+# What is good enough, relative to the state where that is above 1: of a network with layers, most
+# of it is what rounding might cost at worst.
+_LOOSE: Final = 1e-3
 _MAX_STEPS: Final = 500
 
 # From J (batch, q, r) its norm (batch,) and the direction (batch, r) in which y moves the most.
@@ -103,7 +110,8 @@ def _evaluate(
     solution = network.solve(x, _TOLERANCE, _MAX_STEPS)
     z = solution.value
     known = solution.radius <= _LOOSE * z.abs().amax(1).clamp(min=1)
-    J = jacobian(network, x, z)
+    by = jacobian if fits_in_full(network.W) else jacobian_by_solves
+    J = by(network, x, z)
     known &= J.isfinite().all(-1).all(-1)
     size, direction = norm(torch.where(known[:, None, None], J, 0.0))
     known &= size.isfinite()
@@ -123,6 +131,23 @@ def jacobian(
     adjoint, failed = torch.linalg.solve_ex(system, C, left=False)
     adjoint = torch.where(failed[:, None, None] == 0, adjoint, torch.nan)
     return (adjoint * D[:, None, :]) @ U
+
+
+def jacobian_by_solves(
+    network: StoredNetwork,  # contracting
+    x: Tensor,  # (batch, r)
+    z: Tensor,  # (batch, n) the fixed points there
+) -> Tensor:  # (batch, q, r)
+    """The same by products with W and W^T alone; NaN where a solve does not converge."""
+    problem, q = network.state_problem(x), network.outputs
+    slope = problem.slope(z, Anderson.images).repeat_interleave(q, 0)
+    g, size = unit_rows(network.C.repeat(len(x), 1))
+    adjoint = AdjointProblem(
+        problem.sweep.transposed, problem.diagonal, g, slope, problem.contraction
+    )
+    found = solve(adjoint, Anderson(), _TOLERANCE, _MAX_STEPS)
+    v = torch.where(found.converged[:, None], found.value * size, torch.nan)
+    return network.U.transpose().apply(v * slope).unflatten(0, (len(x), q))
 
 
 def sup_norm(

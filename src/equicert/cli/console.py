@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -164,7 +165,8 @@ def print_inspection(found: Inspection) -> None:
     if found.modulus is not None:
         rows.append(("monotone, proved: m", found.modulus))
         rows.append(("Lambda_max / Lambda_min of that proof", found.Lambda_ratio))
-    rows.append(("spectral abscissa of the majorant, in floats", found.abscissa))
+    if found.abscissa is not None:
+        rows.append(("spectral abscissa of the majorant, in floats", found.abscissa))
     out().print(table("network", rows))
     conditions = [found.conditions[0], found.stored_eta, *found.conditions[1:]]
     listed = [(c.name, c.source, *_decided(c)) for c in conditions if c is not None]
@@ -177,6 +179,8 @@ def print_inspection(found: Inspection) -> None:
 
 def _decided(condition: Condition) -> tuple[str, str]:
     """The number, with the side on which it is proved to lie, and what follows."""
+    if math.isnan(condition.value):
+        return "not computed", "undecided"
     side, verdict = {
         "holds": ("<=", "yes, proved"),
         "fails": (">=", "no, proved"),

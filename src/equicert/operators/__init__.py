@@ -3,7 +3,7 @@
 from equicert.operators.base import Block, Operator, Stage
 from equicert.operators.blocks import Blocks, stacked
 from equicert.operators.convolution import Convolution
-from equicert.operators.dense import Dense, in_full
+from equicert.operators.dense import Dense, fits_in_full, in_full
 from equicert.operators.geometry import Geometry, Image, Margins
 from equicert.operators.part import Part, part_of
 
@@ -18,6 +18,7 @@ __all__ = [
     "Operator",
     "Part",
     "Stage",
+    "fits_in_full",
     "in_full",
     "part_of",
     "stacked",

@@ -16,6 +16,11 @@ from equicert.operators.base import Operator
 _MOST = 4096  # states of a W with structure that is factorised in full, in a few minutes
 
 
+def fits_in_full(W: Operator) -> bool:
+    """Whether the matrix of a square operator is factorised: a matrix is always, it was stored."""
+    return W.shape[0] <= _MOST or isinstance(W, Dense)
+
+
 def in_full(W: Operator, what: str) -> Tensor:  # (n, n)
     """The matrix of a square operator, for methods that factorise it.
 
@@ -23,7 +28,7 @@ def in_full(W: Operator, what: str) -> Tensor:  # (n, n)
         TooLargeError: W has structure and so many states that it would take hours; `what` says
             whose need it is.
     """
-    if W.shape[0] > _MOST and not isinstance(W, Dense):
+    if not fits_in_full(W):
         raise TooLargeError(what, W.shape[0], _MOST)
     return W.dense()
 
