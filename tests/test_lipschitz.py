@@ -16,6 +16,7 @@ from torch import Tensor
 
 import exact
 import networks
+from equicert import lipschitz
 from equicert.activations import parse_activation
 from equicert.attacks import PGD
 from equicert.bounds import Interval, Lipschitz, LipschitzRadius
@@ -29,7 +30,7 @@ from equicert.losses import lipschitz_loss
 from equicert.materialised import Materialised
 from equicert.network import ImplicitNetwork
 from equicert.norms import matrix_measure
-from equicert.operators import Dense
+from equicert.operators import Convolution, Dense, Geometry, Image, Margins
 from equicert.queries import Query
 from equicert.stored import StoredNetwork
 from equicert.weights import Contracting, Free
@@ -401,6 +402,39 @@ def test_gradients_of_every_entry_two_ways(bound: LipschitzBound, shift: float, 
     if bound == Derived():
         leaves[3].requires_grad_(False)  # it is free of eta
     assert torch.autograd.gradcheck(value, leaves, eps=1e-7)
+
+
+@pytest.mark.parametrize("bound", [Weighted(), Derived()], ids=lambda bound: bound.name)
+@pytest.mark.parametrize("shift", [0.0, -3.0], ids=["mu > 0", "mu < 0"])
+@pytest.mark.parametrize("seed", range(3))
+def test_by_products_as_by_the_matrix(bound: LipschitzBound, shift: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    kernel = 0.05 * torch.randn(2, 2, 3, 3)
+    kernel[[0, 1], [0, 1], 1, 1] += 0.3 + shift
+    leaves = [kernel, torch.randn(18, 3), torch.randn(2, 18), 1 + torch.rand(18) / 20]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    geometry = Geometry(Image(2, 3, 3), Margins(1, 1, 1, 1), circular=seed == 2)
+
+    def value(by_matrix: bool) -> Tensor:
+        kernel, U, C, eta = leaves
+        W = Convolution(kernel, geometry)
+        W = Dense(W.dense()) if by_matrix else W
+        proof = prove_contraction(W, eta)
+        return bound.value(Materialised(W, Dense(U), torch.zeros(18), proof, eta, 0.5), C)
+
+    found, truth = value(False), value(True)
+    torch.testing.assert_close(found, truth, rtol=1e-9, atol=0)
+    gradients = (torch.autograd.grad(3 * v, leaves, allow_unused=True) for v in (found, truth))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-7)
+
+
+def test_products_that_do_not_converge_are_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lipschitz, "_MAX_STEPS", 1)
+    W = Convolution(torch.full((1, 1, 3, 3), 0.1), Geometry(Image(1, 3, 3), Margins(1, 1, 1, 1)))
+    at = Materialised(W, Dense(torch.ones(9, 2)), torch.zeros(9), prove_contraction(W))
+    with pytest.raises(NotConvergedError, match="Lipschitz bound"):
+        Derived().value(at, torch.ones(1, 9))
 
 
 @EACH_BOUND

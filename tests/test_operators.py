@@ -18,6 +18,7 @@ import exact
 from equicert.activations import Tanh
 from equicert.contraction import prove_contraction
 from equicert.enclosures import Enclosure
+from equicert.norms import matrix_measure
 from equicert.operators import (
     Convolution,
     Dense,
@@ -220,6 +221,13 @@ def test_majorant_keeps_the_diagonal_and_takes_absolute_values_elsewhere(make: M
     own = torch.eye(len(columns), dtype=torch.bool)
     assert torch.equal(majorant, torch.where(own, columns, columns.abs()))
     assert torch.equal(matrix(A), columns)
+
+
+@SQUARE
+def test_measure_is_that_of_the_matrix(make: Make) -> None:
+    A = make()
+    eta = 1 + torch.arange(A.shape[0]).double() % 3
+    torch.testing.assert_close(A.measure(eta), matrix_measure(matrix(A), eta))
 
 
 @EVERY

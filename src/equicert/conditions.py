@@ -113,12 +113,10 @@ def stored_condition(network: StoredNetwork) -> Condition | None:
         found = prove_contraction(network.W, eta)
         if torch.equal(found.eta, eta):  # and not another one that served instead
             return Condition(name, source, found.mu, "holds")
-    rest, own = network.W.off_diagonal(), network.diagonal
-    least = float(_quotients(rest, own, eta).amax())
+    least = float(_quotients(network.W.off_diagonal(), network.diagonal, eta).amax())
     if least >= 1:
         return Condition(name, source, least, "fails")
-    value = float((own + rest.absolute().apply(eta[None])[0] / eta).amax())
-    return Condition(name, source, value, "undecided")
+    return Condition(name, source, float(network.W.measure(eta)), "undecided")
 
 
 def with_weights(network: StoredNetwork) -> StoredNetwork:

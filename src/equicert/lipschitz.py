@@ -24,12 +24,15 @@ import torch
 from torch import Tensor
 
 from equicert.activations import Identity
+from equicert.contraction import Contraction
 from equicert.enclosures import Enclosure
 from equicert.errors import InputError, NotConvergedError, RowSumError
+from equicert.implicit_diff import attach
 from equicert.materialised import Materialised
-from equicert.norms import matrix_measure, metzler_majorant
-from equicert.operators import Dense
-from equicert.problems import Drive, PrimalProblem, Sweep
+from equicert.norms import metzler_majorant
+from equicert.operators import Dense, Operator
+from equicert.policies import failure
+from equicert.problems import AdjointProblem, Drive, PrimalProblem, Sweep
 from equicert.rounding import down, up
 from equicert.solvers import Anderson, solve
 from equicert.stored import StoredNetwork
@@ -112,7 +115,7 @@ class Weighted(LipschitzBound):
 
     def state_value(self, at: Materialised) -> Tensor:  # (n,)
         eta = at.eta
-        mu = matrix_measure(at.W.dense(), eta).clamp(min=0)
+        mu = at.W.measure(eta).clamp(min=0)
         s = eta.amax() / eta.amin() * at.U.absolute_row_sums().amax() / (1 - mu)
         return s.expand(len(at.b))
 
@@ -161,8 +164,11 @@ class Derived(LipschitzBound):
 
     def state_value(self, at: Materialised) -> Tensor:  # (n,)
         # The system is as good as mu(W) is below 1, for which float32 may be too coarse.
-        W, beta = at.W.dense().double(), at.beta
+        beta = at.beta
         driven = beta * at.U.absolute_row_sums().double()
+        if not isinstance(at.W, Dense):
+            return _iterated(at, driven[None])[0].to(at.b.dtype)
+        W = at.W.A.double()
         system = torch.eye(len(W), dtype=W.dtype, device=W.device) - beta * metzler_majorant(W)
         return torch.linalg.solve(system, driven).to(at.b.dtype)
 
@@ -192,17 +198,54 @@ def propose_zeta(
     beta = network.activation.beta
     if network.states <= MOST_INVERTED:
         return torch.mm(beta * driven, network.sensitivity.mT).clamp_(min=0)
-    magnitude = network.off_diagonal.magnitude.map(lambda entries: beta * entries)
-    problem = PrimalProblem(
-        Sweep(magnitude),
-        beta * network.diagonal,
-        Drive(beta * driven),
-        lambda: torch.zeros_like(driven),
-        Identity(),
-        network.contraction,  # whose eta serves beta M, too, and its rate is no less
-    )
-    tolerance = _TOLERANCE * max(float(driven.amax()), 2.0**-900)
-    return solve(problem, Anderson(), tolerance, _MAX_STEPS).value.clamp(min=0)
+    rest, own = network.off_diagonal.magnitude, network.diagonal
+    problem = _problem(rest, own, beta, beta * driven, network.contraction)
+    return solve(problem, Anderson(), _tolerance(driven), _MAX_STEPS).value.clamp(min=0)
+
+
+def _problem(
+    rest: Operator,  # (n, n) |W_off|
+    own: Tensor,  # (n,) of W
+    beta: float,
+    driven: Tensor,  # (batch, n)
+    contraction: Contraction,  # of W: its eta serves beta M, too, and its rate is no less
+) -> PrimalProblem:
+    """`s = beta M s + driven`."""
+    sweep = Sweep(rest.map(lambda entries: beta * entries))
+    error = torch.zeros_like(driven)
+    return PrimalProblem(sweep, beta * own, Drive(driven), lambda: error, Identity(), contraction)
+
+
+def _tolerance(driven: Tensor) -> float:
+    return _TOLERANCE * max(float(driven.amax()), 2.0**-900)
+
+
+def _iterated(
+    at: Materialised,
+    driven: Tensor,  # (1, n)
+) -> Tensor:  # (1, n)
+    """`(I - beta M)^-1 driven` by products, its gradients by an adjoint solve."""
+    W = at.W.to(dtype=torch.float64)
+    plain, given = W.detach(), driven.detach()
+    rest, own = plain.off_diagonal().absolute(), plain.diagonal()
+    problem = _problem(rest, own, at.beta, given, at.contraction)
+
+    def solved(problem: PrimalProblem | AdjointProblem, size: Tensor) -> Tensor:
+        solution = solve(problem, Anderson(), _tolerance(size), _MAX_STEPS)
+        if not bool(solution.converged.all()):
+            raise failure("Lipschitz bound", solution, "mu(W) is too close to 1")
+        return solution.value
+
+    with torch.no_grad():
+        s = solved(problem, given)
+
+    def cotangents(g: Tensor) -> list[Tensor]:
+        slope, sweep = torch.ones_like(g), problem.sweep.transposed
+        adjoint = AdjointProblem(sweep, problem.diagonal, g, slope, problem.contraction)
+        p = solved(adjoint, g.abs())
+        return [*(at.beta * part for part in plain.cotangents(s, p, majorant=True)), p]
+
+    return attach(s, [*W.tensors().values(), driven], cotangents)
 
 
 @torch.no_grad()

@@ -115,6 +115,14 @@ class Operator(ABC):
     def diagonal(self) -> Tensor:  # (n,)
         """The diagonal (square operators)."""
 
+    def measure(
+        self,
+        eta: Tensor,  # (n,) positive
+    ) -> Tensor:  # ()
+        """`norms.matrix_measure`, `mu_{inf,[eta]^-1}(A)`, by a product (square operators)."""
+        rest = self.off_diagonal().absolute().apply(eta[None])[0]
+        return (self.diagonal() + rest / eta).amax()
+
     def require_square(self) -> None:
         """Raise ModelError unless it can be W, or stand on the diagonal of W."""
         n, m = self.shape

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from equicert.errors import TooLargeError
-from equicert.norms import metzler_majorant
+from equicert.norms import matrix_measure, metzler_majorant
 from equicert.operators.base import Operator
 
 _MOST = 4096  # states of a W with structure that is factorised in full, in a few minutes
@@ -84,6 +84,12 @@ class Dense(Operator):
 
     def diagonal(self) -> Tensor:  # (n,)
         return self.A.diagonal()
+
+    def measure(
+        self,
+        eta: Tensor,  # (n,)
+    ) -> Tensor:  # ()
+        return matrix_measure(self.A, eta)
 
     def tensors(self) -> Mapping[str, Tensor]:
         return {"": self.A}
