@@ -102,6 +102,16 @@ def test_a_stored_eta_is_tried_first(net: Network) -> None:
         assert torch.equal(found.eta, torch.tensor(net.eta))
 
 
+def test_a_thousand_products_may_miss_what_a_stored_eta_proves() -> None:
+    eta = np.array([1.0, 32.0, 1.0])
+    W = 0.9995 * np.roll(np.eye(3), 1, 0) * eta[:, None] / eta
+    assert attempt(W) is None
+    network = dataclasses.replace(as_one_block(with_weight(W)), eta=torch.tensor(eta))
+    with at_most(0):
+        assert five_conditions(network)[0].verdict == "holds"
+        assert network.contraction.mu < 1
+
+
 # The five conditions.
 
 

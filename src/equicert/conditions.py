@@ -162,9 +162,12 @@ def _perron(
     """`inf_eta max_i (own_i + (|rest| eta)_i / eta_i)`."""
     large = not fits_in_full(rest)
     eta, value = _iterated(rest, own) if large else _solved(rest, own)
-    with suppress(NotContractingError):
-        proofs = [prove_rows(rest, own, v) for v in ((None, hint) if large else (eta,))]
-        return Condition(name, source, min(proof.mu for proof in proofs), "holds")
+    proved: list[float] = []
+    for v in (None, hint) if large else (eta,):
+        with suppress(NotContractingError):
+            proved.append(prove_rows(rest, own, v).mu)
+    if proved:
+        return Condition(name, source, min(proved), "holds")
     least = float((rest.diagonal().abs() + own).amax())
     for v in [] if eta is None else [eta, torch.where(eta < _NOISE * eta.amax(), 0.0, eta)]:
         least = max(least, float(_quotients(rest, own, v)[v > 0].amin()))
