@@ -11,7 +11,7 @@ from typing import Any, Final
 from equicert.errors import ConfigError, nearest
 from equicert.schedules import TrainConfig
 
-# Explicit convolutions before an implicit block; the exact settings of the shipped models.
+# Explicit convolutions before an implicit block: the shipped models, or what they vary.
 _CONVOLUTIONAL: Final[Mapping[str, Any]] = {
     "front": "24x4/2,48x4/2,48x3",
     "hidden": 128,
