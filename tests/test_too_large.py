@@ -156,6 +156,18 @@ def test_verdicts_on_awkward_networks(net: Network) -> None:
 
 @few
 @given(st.integers(0, 10_000), st.floats(1.5, 4.0))
+def test_a_kernel_hides_no_eigenvalue(seed: int, radius: float) -> None:
+    """Rows of W + W^T that add up to 0, so that no iteration gets away from 1."""
+    W = np.random.default_rng(seed).normal(size=(5, 5))
+    W = (W + W.T) / 2
+    W -= np.diag(W.sum(1))
+    W *= radius / np.abs(np.linalg.eigvalsh(W)).max()
+    if np.linalg.eigvalsh(W).max() > 1 + 1e-6:
+        assert conditions(with_weight(W))[3].verdict == "fails"
+
+
+@few
+@given(st.integers(0, 10_000), st.floats(1.5, 4.0))
 def test_positive_matrices_are_refuted_by_their_perron_vector(seed: int, radius: float) -> None:
     W = np.random.default_rng(seed).uniform(0.1, 1.0, (6, 6))
     W *= radius / np.abs(np.linalg.eigvals(W)).max()

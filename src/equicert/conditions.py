@@ -262,11 +262,11 @@ def _rightmost(W: Operator) -> tuple[float, Tensor]:  # (n,)
         x = torch.from_numpy(v.reshape(1, -1)).to(W.device)
         return ((W.apply(x) + back.apply(x)) / 2)[0].cpu().numpy()
 
-    start = np.ones(W.shape[0])  # without one it draws
+    start = np.random.default_rng(0).normal(size=W.shape[0])  # not of the kernel, as 1 may be
     symmetric: Any = LinearOperator(W.shape, product, dtype=start.dtype)  # pyright: ignore[reportCallIssue] - untyped
     try:
         values, vectors = eigsh(symmetric, k=1, which="LA", v0=start)
-    except ArpackError:  # no convergence, or W 1 = 0
+    except ArpackError:  # no convergence, or W + W^T = 0
         return math.nan, torch.from_numpy(start).to(W.device)
     return float(values[0]), torch.from_numpy(vectors[:, 0].copy()).to(W.device)
 
