@@ -43,7 +43,7 @@ from equicert.contraction import prove_contraction, prove_rows
 from equicert.enclosures import Enclosure
 from equicert.errors import NotContractingError, NotMonotoneError, TooLargeError
 from equicert.norms import best_eta, majorant_abscissa, optimal_eta
-from equicert.operators import Operator, fits_in_full
+from equicert.operators import Dense, Operator, fits_in_full
 from equicert.rounding import down, up
 from equicert.stored import StoredNetwork
 
@@ -80,13 +80,15 @@ def five_conditions(
 ) -> tuple[Condition, ...]:
     """Those of [J22], [EG21] (two), [WK20] and [R20], in this order; never raises."""
     W, own = network.W, network.diagonal
+    if fits_in_full(W):
+        W = Dense(W.dense())  # formed once
     name = "mu_{inf,[eta]^-1}(W) at the best eta"
     found = [
         _perron(name, "[J22], Thm 5.1", W.off_diagonal(), own, network.eta),
         _row_sums(W) if fits_in_full(W) else _row_sums_within(W),
         _perron("lambda_pf(|W|)", "[EG21]", W, torch.zeros_like(own), network.eta),
-        _spectral(network),
-        _weighted(network),
+        _spectral(network, W),
+        _weighted(network, W),
     ]
     for larger, smaller in _ORDER:
         found[smaller] = _decided_by(found[larger], found[smaller], "holds")
@@ -161,7 +163,7 @@ def _perron(
 ) -> Condition:
     """`inf_eta max_i (own_i + (|rest| eta)_i / eta_i)`."""
     large = not fits_in_full(rest)
-    eta, value = _iterated(rest, own) if large else _solved(rest, own)
+    eta = _iterated(rest, own) if large else _solved(rest, own)
     proved: list[float] = []
     for v in (None, hint) if large else (eta,):
         with suppress(NotContractingError):
@@ -173,18 +175,29 @@ def _perron(
         least = max(least, float(_quotients(rest, own, v)[v > 0].amin()))
     if least >= 1:
         return Condition(name, source, least, "fails")
-    return Condition(name, source, value, "undecided")
+    return Condition(name, source, _infimum(rest, own, eta), "undecided")
 
 
-def _solved(rest: Operator, own: Tensor) -> tuple[Tensor | None, float]:  # (n,) or None
-    """An eta at which that number is nearly the infimum, and this, floating point."""
-    A = rest.absolute().dense() + torch.diag(own)
+def _matrix(rest: Operator, own: Tensor) -> Tensor:  # (n, n)
+    return rest.absolute().dense() + torch.diag(own)
+
+
+def _infimum(rest: Operator, own: Tensor, v: Tensor | None) -> float:
+    """That number, floating point: at v, which is near it, where W is too large to factorise."""
+    if v is None or fits_in_full(rest):
+        return majorant_abscissa(_matrix(rest, own))
+    image = rest.absolute().apply(v[None])[0] + own * v
+    return float((image / v)[v > _NOISE].amax())
+
+
+def _solved(rest: Operator, own: Tensor) -> Tensor | None:  # (n,)
+    """An eta at which that number is nearly the infimum."""
     with suppress(NotContractingError):
-        return optimal_eta(A), majorant_abscissa(A)
-    return None, majorant_abscissa(A)
+        return optimal_eta(_matrix(rest, own))
+    return None
 
 
-def _iterated(rest: Operator, own: Tensor) -> tuple[Tensor, float]:  # (n,)
+def _iterated(rest: Operator, own: Tensor) -> Tensor:  # (n,)
     """The power iteration of `|rest| + diag(own)`, shifted so that no entry is negative.
 
     Where W is block-triangular, states that nothing drives any more fall to 0 and drop out.
@@ -197,8 +210,7 @@ def _iterated(rest: Operator, own: Tensor) -> tuple[Tensor, float]:  # (n,)
         if not 0 < size < math.inf:
             break
         v = image / size
-    image = A.apply(v[None])[0] + own * v
-    return v, float((image / v)[v > _NOISE].amax())
+    return v
 
 
 def _quotients(
@@ -233,9 +245,9 @@ def _row_sums_within(W: Operator) -> Condition:
     return Condition("||W||_inf", "[EG21]", high if high < 1 else low, verdict)
 
 
-def _spectral(network: StoredNetwork) -> Condition:
+def _spectral(network: StoredNetwork, W: Operator) -> Condition:
     """`mu_2(W)`: by the proof, where that is one with Lambda = 1, which is always tried."""
-    name, source, W = "mu_2(W)", "[WK20]", network.W
+    name, source = "mu_2(W)", "[WK20]"
     with suppress(NotMonotoneError, TooLargeError):
         if network.monotone.plain:
             return Condition(name, source, _below_one(network), "holds")
@@ -271,7 +283,7 @@ def _rightmost(W: Operator) -> tuple[float, Tensor]:  # (n,)
     return float(values[0]), torch.from_numpy(vectors[:, 0].copy()).to(W.device)
 
 
-def _weighted(network: StoredNetwork) -> Condition:
+def _weighted(network: StoredNetwork, W: Operator) -> Condition:
     """`inf_Lambda mu_2(Lambda^(1/2) W Lambda^(-1/2))`, the infimum over those that are tried."""
     name = "mu_2(Lambda^(1/2) W Lambda^(-1/2)) at the best Lambda"
     try:
@@ -281,7 +293,7 @@ def _weighted(network: StoredNetwork) -> Condition:
         verdict = "fails" if least >= 1 else "undecided"
         return Condition(name, "[R20]", least if least >= 1 else math.nan, verdict)
     except NotMonotoneError as error:
-        least = _diagonal_witness(network.W)
+        least = _diagonal_witness(W)
         verdict = "fails" if least >= 1 else "undecided"
         return Condition(name, "[R20]", least if least >= 1 else error.mu, verdict)
     return Condition(name, "[R20]", _below_one(network), "holds")

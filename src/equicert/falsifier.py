@@ -27,7 +27,7 @@ from torch import Tensor
 from equicert.boxes import BLOCK, Box, all_finite
 from equicert.contraction import Contraction
 from equicert.errors import ConfigError, InputError
-from equicert.problems import AdjointProblem, MonotoneProblem, PrimalProblem
+from equicert.problems import MonotoneProblem, PrimalProblem
 from equicert.solvers import Anderson, PeacemanRachford, solve
 from equicert.stored import StoredNetwork
 from equicert.targets import Targets
@@ -183,15 +183,9 @@ class Engine:
         g = a @ self.network.C
         g = g / g.abs().amax(1, keepdim=True).clamp(min=1e-300)
         slope = problem.slope(z, self.solver.images)
-        if isinstance(problem, MonotoneProblem):
-            adjoint = problem.adjoint(g, slope)
-            return self._back.apply(self._adjoint(adjoint))
-        back = problem.sweep.transposed
-        adjoint = AdjointProblem(back, problem.diagonal, g, slope, problem.contraction)
-        return self._back.apply(self._adjoint(adjoint) * slope)
-
-    def _adjoint(self, problem: AdjointProblem | MonotoneProblem) -> Tensor:  # (k, n)
-        return solve(problem, self.solver, _ADJOINT_TOLERANCE, _MAX_STEPS).value
+        adjoint = problem.adjoint(g, slope)
+        p = solve(adjoint, self.solver, _ADJOINT_TOLERANCE, _MAX_STEPS).value
+        return self._back.apply(p if isinstance(problem, MonotoneProblem) else p * slope)
 
     def outputs(
         self,

@@ -240,9 +240,7 @@ def _iterated(
         s = solved(problem, given)
 
     def cotangents(g: Tensor) -> list[Tensor]:
-        slope, sweep = torch.ones_like(g), problem.sweep.transposed
-        adjoint = AdjointProblem(sweep, problem.diagonal, g, slope, problem.contraction)
-        p = solved(adjoint, g.abs())
+        p = solved(problem.adjoint(g, torch.ones_like(g)), g.abs())
         return [*(at.beta * part for part in plain.cotangents(s, p, majorant=True)), p]
 
     return attach(s, [*W.tensors().values(), driven], cotangents)

@@ -23,7 +23,6 @@ from torch import Tensor
 from equicert.errors import NotContractingError
 from equicert.implicit_diff import unit_rows
 from equicert.operators import fits_in_full
-from equicert.problems import AdjointProblem
 from equicert.solvers import Anderson, solve
 from equicert.stored import StoredNetwork
 
@@ -142,10 +141,7 @@ def jacobian_by_solves(
     problem, q = network.state_problem(x), network.outputs
     slope = problem.slope(z, Anderson.images).repeat_interleave(q, 0)
     g, size = unit_rows(network.C.repeat(len(x), 1))
-    adjoint = AdjointProblem(
-        problem.sweep.transposed, problem.diagonal, g, slope, problem.contraction
-    )
-    found = solve(adjoint, Anderson(), _TOLERANCE, _MAX_STEPS)
+    found = solve(problem.adjoint(g, slope), Anderson(), _TOLERANCE, _MAX_STEPS)
     v = torch.where(found.converged[:, None], found.value * size, torch.nan)
     return network.U.transpose().apply(v * slope).unflatten(0, (len(x), q))
 

@@ -18,7 +18,7 @@ from equicert.implicit_diff import attach, unit_rows
 from equicert.materialised import Materialised
 from equicert.monotonicity import Monotone
 from equicert.policies import Policy, Raise
-from equicert.problems import AdjointProblem, Drive, MonotoneProblem, PrimalProblem, Problem
+from equicert.problems import Drive, MonotoneProblem, PrimalProblem, Problem
 from equicert.solution import Solution
 from equicert.solvers import Anderson, PeacemanRachford, Picard, Solver, advice, solve
 from equicert.stored import StoredNetwork
@@ -296,10 +296,7 @@ class ImplicitNetwork(nn.Module):
         unit, size = unit_rows(g)
         if isinstance(problem, MonotoneProblem):
             return self._solve("adjoint", problem.adjoint(unit, slope)).value.mul(size)
-        system = AdjointProblem(
-            problem.sweep.transposed, problem.diagonal, unit, slope, problem.contraction
-        )
-        return (self._solve("adjoint", system).value * slope).mul_(size)
+        return (self._solve("adjoint", problem.adjoint(unit, slope)).value * slope).mul_(size)
 
     @torch.no_grad()
     def _solve(self, what: str, problem: Problem) -> Solution:

@@ -14,6 +14,7 @@ from equicert import kernels
 from equicert.activations import Activation
 from equicert.contraction import Contraction
 from equicert.operators import Operator
+from equicert.problems.adjoint import AdjointProblem
 from equicert.problems.base import ContractingProblem, rounding_of, tile
 from equicert.problems.sweep import Drive, Step, Sweep
 
@@ -69,6 +70,14 @@ class PrimalProblem(ContractingProblem):
     @cached_property
     def _eta(self) -> Tensor:
         return self._tiled(self.contraction.eta)
+
+    def adjoint(
+        self,
+        g: Tensor,  # (batch, m) cotangent of z
+        slope: Tensor,  # (batch, m) phi' at the solution
+    ) -> AdjointProblem:
+        """`v = g + W^T D v`; `D v` is the cotangent of the preactivation."""
+        return AdjointProblem(self.sweep.transposed, self.diagonal, g, slope, self.contraction)
 
     def _tiled(self, v: Tensor) -> Tensor:  # (n,) -> (m,)
         return tile(v, self.drive.centre, self.drive.blocks(len(v)))
